@@ -1,0 +1,36 @@
+# Each target sets up what it needs in .venv, from constraints.txt; nothing else on the machine is touched.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+NATIVE := $(wildcard csrc/*.cpp csrc/*.h csrc/common/*.h)
+
+.PHONY: demo test lint format bench clean
+
+demo: $(READY)  ## train DLRM's demo to its target with the native kernels
+	$(BIN)/mlperf-fast run dlrm --preset demo
+
+test: $(READY)  ## everything that needs no GPU; Triton's kernels run in its interpreter, in a process of their own
+	$(BIN)/python -m pytest
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/ops -k triton
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run -Werror csrc/*.cpp csrc/*.h csrc/common/*.h
+	$(BIN)/mypy
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i csrc/*.cpp csrc/*.h csrc/common/*.h
+
+bench: $(READY)  ## make bench OP=embedding_bag
+	$(BIN)/python benchmarks/bench_$(OP).py
+
+clean:
+	rm -rf .venv build dist *.egg-info mlperf_fast/_C/*.so
+
+$(READY): constraints.txt pyproject.toml setup.py $(NATIVE)
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[triton,dev,flights]'
+	touch $(READY)

@@ -1,0 +1,84 @@
+"""What a call costs when there is nothing to compute, and what the import costs.
+
+    raw _C call       a native function on ready integers, and the same with the addresses taken from tensors
+    public ops        with checks and dispatch, one-element inputs; torch.add for scale
+    import            mlperf_fast and mlperf_fast.ops in a fresh process that has imported torch already
+"""
+
+import subprocess
+import sys
+from argparse import Namespace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import command
+import torch
+from measure import Candidate, Local, Row, compare
+
+from mlperf_fast import _C
+from mlperf_fast.ops.dot_interaction import dot_interaction
+from mlperf_fast.ops.embedding_bag import embedding_bag, embedding_bag_sgd_
+from mlperf_fast.ops.sgd import sgd_
+
+IMPORTS = {"mlperf_fast": "mlperf_fast", "mlperf_fast.ops": "mlperf_fast.ops", "the trainer": "mlperf_fast.loop.run"}
+
+
+@dataclass(frozen=True)
+class Import:
+    """Times `import module` in a fresh process, after torch and what torch loads late."""
+
+    module: str
+
+    def sample(self, first: int, calls: int) -> tuple[float, float]:
+        program = (
+            "import torch, time; wall, cpu = time.perf_counter(), time.process_time(); "
+            f"import {self.module}; print(time.perf_counter() - wall, time.process_time() - cpu)"
+        )
+        times = []
+        for _ in range(calls):
+            answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+            times.append([float(word) for word in answer.stdout.split()])
+        return sum(wall for wall, _ in times), sum(cpu for _, cpu in times)
+
+
+def calls() -> dict[str, Callable[[int], object]]:
+    """Name -> call. `raw` ones do nothing inside: their batch is empty."""
+    x, lr = torch.ones(1), torch.ones(())
+    dense, sparse = torch.ones(1, 1), torch.ones(1, 1, 1)
+    weight, offsets, ids = torch.ones(4, 1), torch.tensor([0, 4]), torch.zeros(1, 1, dtype=torch.int32)
+    needing = dense.clone().requires_grad_()
+
+    def both_ways(number: int) -> object:
+        return torch.autograd.grad(dot_interaction(needing, sparse).sum(), needing)
+
+    def sum_both_ways(number: int) -> object:
+        return torch.autograd.grad((needing * sparse[0]).sum(), needing)
+
+    return {
+        "torch.add": lambda number: torch.add(x, x),
+        "raw _C call": lambda number: _C.dot_interaction_fwd(64, 64, 64, 0, 1, 1, False),
+        "raw _C call, 3 addresses": lambda number: _C.dot_interaction_fwd(
+            dense.data_ptr(), sparse.data_ptr(), x.data_ptr(), 0, 1, 1, False
+        ),
+        "dot_interaction": lambda number: dot_interaction(dense, sparse),
+        "dot_interaction fwd+bwd": both_ways,
+        "torch mul fwd+bwd": sum_both_ways,
+        "embedding_bag": lambda number: embedding_bag(weight, offsets, ids),
+        "embedding_bag_sgd_": lambda number: embedding_bag_sgd_(weight, offsets, ids, sparse, lr),
+        "sgd_": lambda number: sgd_([x], [x], lr),
+    }
+
+
+def measure(chosen: Namespace) -> Iterator[Row]:
+    """Rows of one column each: overhead has no competitor; the unit is the millisecond, as everywhere."""
+    candidates: dict[str, Candidate | str] = {name: Local(call) for name, call in calls().items()}
+    for name, timing in compare(candidates, command.effort(chosen)).items():
+        yield Row("call overhead", name, "fp32", chosen.threads, 0, 0, "none", {"ours": timing})
+    modules = {"mlperf_fast": IMPORTS["mlperf_fast"]} if chosen.quick else IMPORTS
+    for name, module in modules.items():
+        timing = compare({"ours": Import(module)}, command.effort(chosen))["ours"]
+        yield Row("import, beyond torch's own", name, "-", chosen.threads, 0, 0, "none", {"ours": timing})
+
+
+if __name__ == "__main__":
+    sys.exit(command.main("overhead", command.parser(__doc__), measure))

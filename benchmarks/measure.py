@@ -1,0 +1,151 @@
+"""The timing protocol, one for all benchmarks, and what a measured row holds.
+
+- All competitors of a row are measured in one run, in rounds: each round takes one sample of each, in an order that is
+  drawn anew, so that a busy minute or a change of clock hits all of them alike.
+- Warm-up goes by time, not by count. A sample is as many calls as take about 2 ms, so the clock's cost vanishes.
+- Inputs rotate. A server's last-level cache can be too large to flush (260 MB on one machine used, shared with its
+  neighbours), so instead each call takes the next of several input sets that together exceed twice that cache, and
+  the competitors evict each other. Each has weights of its own.
+- Figures are medians with the 20th and 80th percentile, in wall time and in process CPU time (all threads). A thread
+  that waits for work spins for some milliseconds, and that counts as CPU time; before a competitor in another process
+  runs, such threads are given time to fall asleep.
+- Everybody has the same allocator: importing mlperf_fast._C raises glibc's thresholds for this process, competitors
+  included, and a competitor's own process does the same by `peer.tune_malloc`. Embedding tables get huge pages on
+  both sides.
+- Benchmarks measure and never assert.
+"""
+
+import gc
+import random
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from peer import Peer, measure_calls
+
+SAMPLE_SECONDS = 0.002  # the least that one sample should take
+FALL_ASLEEP = 0.03  # seconds until OpenMP's waiting threads stop spinning: about 14 ms measured for libgomp
+FEWEST_ROUNDS, MOST_ROUNDS = 5, 200
+
+
+@dataclass(frozen=True)
+class Effort:
+    """Seconds that one row may take over all competitors, and the warm-up of each."""
+
+    seconds: float
+    warm_up: float
+    fewest_rounds: int = FEWEST_ROUNDS
+
+
+FULL = Effort(seconds=6.0, warm_up=0.5)
+QUICK = Effort(seconds=0.1, warm_up=0.01, fewest_rounds=3)
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Milliseconds a call: median, 20th and 80th percentile, of `samples` samples of `calls` calls each."""
+
+    wall: tuple[float, float, float]
+    cpu: tuple[float, float, float]
+    samples: int
+    calls: int
+
+    @property
+    def ms(self) -> float:
+        return self.wall[0]
+
+
+class Candidate(Protocol):
+    def sample(self, first: int, calls: int) -> tuple[float, float]: ...
+
+
+@dataclass(frozen=True)
+class Local:
+    """A competitor in this process: `function(number)` makes one call on the input set of that number."""
+
+    function: Callable[[int], object]
+
+    def sample(self, first: int, calls: int) -> tuple[float, float]:
+        return measure_calls(self.function, first, calls)
+
+
+@dataclass
+class Row:
+    """One measured case. A competitor that didn't run has a text instead of a timing: why, and how to get it."""
+
+    op: str
+    shape: str
+    dtype: str
+    threads: int
+    bytes: int  # that must be moved, by the formula in the kernel's header
+    flops: int
+    ceiling: str  # which of ceilings.py limits it: its unit decides whether bytes or flops are rated
+    results: dict[str, Timing | str]
+    ours: str = "ours"
+    facts: dict[str, Any] = field(default_factory=dict)  # versions of peers, rotation
+
+    def timing(self, name: str) -> Timing | None:
+        found = self.results.get(name)
+        return found if isinstance(found, Timing) else None
+
+    def ratio(self, name: str) -> float | None:
+        """How many times as long as ours the competitor takes, by wall medians; None where one didn't run."""
+        ours, peer = self.timing(self.ours), self.timing(name)
+        return peer.ms / ours.ms if ours and peer else None
+
+    def rate(self, name: str) -> float | None:
+        """Giga-units a second: bytes, or flops where the ceiling counts flops."""
+        timing = self.timing(name)
+        work = self.flops if self.ceiling.endswith("gemm") else self.bytes
+        return work / timing.ms / 1e6 if timing and work else None
+
+
+def compare(candidates: Mapping[str, Candidate | str], effort: Effort) -> dict[str, Timing | str]:
+    """Measures all candidates interleaved; a text in place of a candidate is handed through."""
+    running = {name: candidate for name, candidate in candidates.items() if not isinstance(candidate, str)}
+    calls = {name: _warm_up(candidate, effort) for name, candidate in running.items()}
+    samples: dict[str, list[tuple[float, float]]] = {name: [] for name in running}
+    draw = random.Random(0)
+    gc.collect()
+    gc.disable()
+    try:
+        started, rounds, before = time.perf_counter(), 0, None
+        while rounds < effort.fewest_rounds or (
+            rounds < MOST_ROUNDS and time.perf_counter() - started < effort.seconds
+        ):
+            for name in draw.sample(list(running), len(running)):
+                candidate = running[name]
+                process = candidate if isinstance(candidate, Peer) else None
+                if process is not before:
+                    time.sleep(FALL_ASLEEP)
+                    before = process
+                wall, cpu = candidate.sample(rounds * calls[name], calls[name])
+                samples[name].append((wall / calls[name], cpu / calls[name]))
+            rounds += 1
+    finally:
+        gc.enable()
+    timings = {name: _summary(samples[name], calls[name]) for name in running}
+    return {name: timings.get(name, candidate) for name, candidate in candidates.items()}  # type: ignore[misc]
+
+
+def rotation(bytes_of_one: int, cache: int, most: int = 32, memory: int = 1 << 30) -> int:
+    """How many input sets make up twice the cache: at most `most`, within `memory` bytes, and at least one."""
+    wanted = -(-2 * cache // max(bytes_of_one, 1))
+    return max(1, min(wanted, most, memory // max(bytes_of_one, 1)))
+
+
+def _warm_up(candidate: Candidate, effort: Effort) -> int:
+    """Runs it for a while; returns the calls that a sample should have."""
+    started, number = time.perf_counter(), 0
+    while True:
+        wall, _ = candidate.sample(number, 1)
+        number += 1
+        if number >= 2 and time.perf_counter() - started > effort.warm_up:
+            return max(1, min(10_000, round(SAMPLE_SECONDS / max(wall, 1e-9))))
+
+
+def _summary(samples: list[tuple[float, float]], calls: int) -> Timing:
+    wall, cpu = (tuple(float(x) * 1e3 for x in np.percentile(part, (50, 20, 80))) for part in zip(*samples))
+    return Timing(wall, cpu, len(samples), calls)  # type: ignore[arg-type]

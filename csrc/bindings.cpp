@@ -1,0 +1,47 @@
+// The CPU module: one line a function. Contracts are in the headers; addresses arrive as integers.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <string>
+#include <vector>
+
+#include "criteo.h"
+#include "dot_interaction.h"
+#include "embedding_bag.h"
+#include "memory.h"
+#include "roc_auc.h"
+#include "sgd.h"
+
+namespace py = pybind11;
+
+static std::vector<std::string> cpu_levels() {
+    std::vector<std::string> levels{"generic"};
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2"))
+        levels.push_back("avx2");
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+        __builtin_cpu_supports("avx512vl"))
+        levels.push_back("avx512");
+#endif
+    return levels;
+}
+
+PYBIND11_MODULE(MODULE_NAME, m) {
+    m.def("cpu_levels", &cpu_levels);
+    m.def("tune_malloc", &tune_malloc);
+    m.def("advise_huge_pages", &advise_huge_pages);
+
+    using Unlocked = py::call_guard<py::gil_scoped_release>;
+    m.def("embedding_bag_fwd", &embedding_bag_fwd, Unlocked());
+    m.def("embedding_bag_bwd_sgd", &embedding_bag_bwd_sgd, Unlocked());
+    m.def("embedding_bag_bwd_rowwise_adagrad", &embedding_bag_bwd_rowwise_adagrad, Unlocked());
+    m.def("dot_interaction_fwd", &dot_interaction_fwd, Unlocked());
+    m.def("dot_interaction_bwd", &dot_interaction_bwd, Unlocked());
+    m.def("sgd", &sgd, Unlocked());
+    m.def("roc_auc", &roc_auc, Unlocked());
+    m.def("criteo_decode", &criteo_decode, Unlocked());
+    m.def("criteo_parse", &criteo_parse, Unlocked());
+    m.def("criteo_index", &criteo_index, Unlocked());
+    m.def("criteo_audit", &criteo_audit, Unlocked());
+}

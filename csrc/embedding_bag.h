@@ -1,0 +1,36 @@
+// Table-batched embedding bags with sum pooling, and their fused sparse updates.
+//
+// T tables of row length D lie in one stacked buffer: table t owns rows row_offsets[t] .. row_offsets[t + 1].
+//   weight      float32 [row_offsets[T], D]
+//   row_offsets int64   [T + 1], non-decreasing
+//   ids         int32 or int64 (ids_64): table-local rows. One-hot: [B, T]. Multi-hot: flat [bag_offsets[B * T]]
+//   bag_offsets int64   [B * T + 1], first 0, non-decreasing; address 0 = one-hot. Bag (b, t) is number b * T + t
+//   out, dout   float32 [B, T, D]
+//   lr, grad_scale, found_inf  one float32 each; grad_scale may be absent (1), found_inf too (never); a found_inf
+//               other than 0 skips the update
+// All contiguous; an id may occur any number of times. An empty bag pools to 0 and updates nothing.
+//
+// Errors: an id outside its table is an IndexError that names table, sample and id; bag_offsets out of order are a
+// ValueError. The updates check everything before they write; the forward may have written part of `out`.
+//
+// Each row has one owner that sums its occurrences in sample order, so the bits don't depend on the number of threads.
+//
+// With N ids, must move: forward 4 D (N + B T) + N ids; update, with U distinct rows, 4 D (2 U + B T) + N ids (the
+// Adagrad state adds 8 U). Flops: forward D N adds; SGD D (N + 2 U); Adagrad D (N + 4 U).
+#pragma once
+#include <cstdint>
+
+// Writes out[b, t] = sum of the rows of bag (b, t).
+void embedding_bag_fwd(uintptr_t weight, uintptr_t row_offsets, uintptr_t ids, bool ids_64, uintptr_t bag_offsets,
+                       uintptr_t out, int64_t B, int64_t T, int64_t D);
+
+// weight[row] -= lr * grad_scale * (sum of dout[b, t] over the row's occurrences)
+void embedding_bag_bwd_sgd(uintptr_t weight, uintptr_t row_offsets, uintptr_t ids, bool ids_64, uintptr_t bag_offsets,
+                           uintptr_t dout, uintptr_t lr, uintptr_t grad_scale, uintptr_t found_inf, int64_t B,
+                           int64_t T, int64_t D);
+
+// g = grad_scale * (sum as above);  state[row] += mean(g^2);  weight[row] -= lr / (sqrt(state[row]) + eps) * g
+// state: float32 [row_offsets[T]], one update for each distinct row of the batch.
+void embedding_bag_bwd_rowwise_adagrad(uintptr_t weight, uintptr_t state, uintptr_t row_offsets, uintptr_t ids,
+                                       bool ids_64, uintptr_t bag_offsets, uintptr_t dout, uintptr_t lr, double eps,
+                                       uintptr_t grad_scale, uintptr_t found_inf, int64_t B, int64_t T, int64_t D);

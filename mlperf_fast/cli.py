@@ -1,0 +1,192 @@
+"""The command line. One function a subcommand; heavy imports are inside, so that `--help` and `check` need no torch.
+
+Exit codes: 0 fine, 1 findings (a log with faults, a run that missed its target), 2 something the user can mend.
+"""
+
+import argparse
+import json
+import sys
+from datetime import datetime
+from pathlib import Path
+
+from mlperf_fast import __version__
+from mlperf_fast.errors import UserError
+
+EXAMPLES = """examples:
+  mlperf-fast list                                  what can be trained, and to which target
+  mlperf-fast run dlrm                              train the demo on this machine
+  mlperf-fast run dlrm --set optimizer.lr=1.0       change a value of the preset
+  mlperf-fast prepare dlrm --raw days --out data    convert Criteo's day_N.gz
+  mlperf-fast check runs/dlrm/result_0.txt          is this log valid?
+  torchrun --nproc-per-node 8 -m mlperf_fast run dlrm --preset dgxa100_1x8
+"""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs one command; returns its exit code."""
+    options = parser().parse_args(arguments)
+    try:
+        return options.function(options)
+    except UserError as error:
+        print(f"mlperf-fast {options.command}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"mlperf-fast {options.command}: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # `mlperf-fast list | head`
+        sys.stderr.close()
+        return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    root = argparse.ArgumentParser(
+        prog="mlperf-fast",
+        description="Trains the MLPerf Training v2.0 benchmarks and turns the runs into a submission.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    root.add_argument("--version", action="version", version=f"mlperf_fast {__version__}")
+    commands = root.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    command = add(commands, "list", list_benchmarks, "the eight benchmarks, their targets, and what can be trained")
+    command.add_argument("--json", action="store_true", help="machine-readable")
+
+    command = add(commands, "env", show_environment, "what is installed and what is not, for a bug report")
+    command.add_argument("--json", action="store_true", help="machine-readable")
+
+    command = add(commands, "prepare", prepare, "make or convert a benchmark's data set, and verify it")
+    command.add_argument("benchmark")
+    command.add_argument("--preset", default="demo", help="whose data set; default: demo")
+    command.add_argument("--raw", type=Path, help="folder of the raw data (dlrm: Criteo's day_0.gz, day_1.gz …)")
+    command.add_argument("--out", type=Path, help="folder to write; default: where the preset looks for it")
+    command.add_argument("--verify", action="store_true", help="only verify by content what is there")
+
+    command = add(commands, "run", run, "train a benchmark until its target, and write the official result log")
+    command.add_argument("benchmark")
+    command.add_argument("--preset", default="demo", help="demo (default), closed, or a system such as dgxa100_1x8")
+    command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="sets", help="change a value")
+    command.add_argument("--print-config", action="store_true", help="show each value and its origin; train nothing")
+    command.add_argument("--out", type=Path, help="the run's folder; default: runs/BENCHMARK-PRESET-TIME")
+    command.add_argument(
+        "--resume", type=Path, metavar="DIR", help="go on with the run in DIR from its last checkpoint"
+    )
+
+    command = add(commands, "check", check, "check result logs against the official v2.0 rules")
+    command.add_argument("paths", nargs="+", type=Path, metavar="FILE")
+    command.add_argument("--json", action="store_true", help="machine-readable")
+    return root
+
+
+def add(commands, name, function, text) -> argparse.ArgumentParser:
+    command = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+    command.set_defaults(function=function)
+    return command
+
+
+def list_benchmarks(options) -> int:
+    from mlperf_fast.suite import BENCHMARKS
+    from mlperf_fast.workloads import has_trainer, preset_names
+
+    rows = [
+        {
+            "benchmark": name,
+            "area": bench.area,
+            "model": bench.model,
+            "dataset": bench.dataset,
+            "target": ", ".join(f"{metric} {sign(bench)} {value}" for metric, value in bench.target.items()),
+            "runs": bench.runs,
+            "state": f"trains: {', '.join(preset_names(name))}" if has_trainer(name) else "not yet",
+        }
+        for name, bench in BENCHMARKS.items()
+    ]
+    if options.json:
+        print(json.dumps(rows, indent=1))
+        return 0
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*rows[0])
+    for row in rows:
+        table.add_row(*(str(value) for value in row.values()))
+    Console().print(table)
+    return 0
+
+
+def sign(bench) -> str:
+    return "≥" if bench.higher_is_better else "≤"
+
+
+def show_environment(options) -> int:
+    from mlperf_fast import system
+
+    found = system.environment()
+    print(json.dumps(found, indent=1) if options.json else system.text(found))
+    return 0
+
+
+def prepare(options) -> int:
+    w, preset = find_preset(options)
+    cfg = preset()
+    if options.verify:
+        w.verify(cfg, options.out, say)
+    else:
+        w.prepare(cfg, options.raw, options.out, say)
+    return 0
+
+
+def run(options) -> int:
+    from mlperf_fast import config
+
+    if options.resume:
+        return resume(options)
+    w, preset = find_preset(options)
+    cfg, origins = config.from_preset(preset, options.preset, options.sets)
+    if options.print_config:
+        print(config.describe(cfg, origins))
+        return 0
+    from mlperf_fast.loop.run import run as run_once
+
+    default = Path("runs") / f"{w.name}-{options.preset}-{datetime.now():%Y%m%d-%H%M%S}"
+    outcome = run_once(w, cfg, origins, options.preset, options.out or default, resume=False, say=say)
+    return 0 if outcome.reached else 1
+
+
+def resume(options) -> int:
+    """`run BENCHMARK --resume DIR`: the configuration is the one saved in DIR, so nothing may be set anew."""
+    from mlperf_fast import config
+    from mlperf_fast.loop.run import run as run_once
+    from mlperf_fast.workloads import find
+
+    if options.sets or options.out:
+        raise UserError("--resume goes on with the saved configuration in its own folder: leave --set and --out out")
+    try:
+        saved = json.loads((options.resume / "config.json").read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{options.resume} holds no run to resume: config.json: {error}") from None
+    if saved["workload"] != options.benchmark:
+        raise UserError(f"{options.resume} is a run of {saved['workload']}, not of {options.benchmark}")
+    w = find(options.benchmark)
+    cfg = config.from_json(type(w.presets[saved["preset"]]()), saved["config"])
+    outcome = run_once(w, cfg, saved["origins"], saved["preset"], options.resume, resume=True, say=say)
+    return 0 if outcome.reached else 1
+
+
+def check(options) -> int:
+    from mlperf_fast.submission import check as checker
+
+    return checker.main(options.paths, options.json)
+
+
+def find_preset(options):
+    """The workload and the preset function that the options name; UserError with the nearest name."""
+    from mlperf_fast.config import nearest
+    from mlperf_fast.workloads import find
+
+    w = find(options.benchmark)
+    if options.preset not in w.presets:
+        raise UserError(f"{w.name} has no preset {options.preset!r}{nearest(options.preset, w.presets)}")
+    return w, w.presets[options.preset]
+
+
+def say(text: str) -> None:
+    print(text, flush=True)

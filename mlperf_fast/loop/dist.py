@@ -1,0 +1,127 @@
+"""Which process this is, and the few exchanges between processes. All of it is torch.distributed."""
+
+import datetime
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as torch_dist
+
+from mlperf_fast.errors import UserError
+
+# (rank, world size, local rank) as each launcher names them: torchrun, srun, Open MPI's mpirun.
+_LAUNCHERS = (
+    ("RANK", "WORLD_SIZE", "LOCAL_RANK"),
+    ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID"),
+    ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK"),
+)
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among `world` processes, and the device it computes on."""
+
+    rank: int
+    world: int
+    device: torch.device
+
+    @property
+    def is_first(self) -> bool:
+        return self.rank == 0
+
+
+def start(device: str) -> Ranks:
+    """Joins the process group that the launcher's environment names; alone where there is none.
+
+    `device`: "cpu", "cuda", or "auto" for a GPU where there is one. UserError where "cuda" is asked for and absent.
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("device=cuda, but torch sees no CUDA device here; `mlperf-fast env` says what there is")
+    rank, world, local_rank = _from_environment()
+    if device == "cuda":
+        torch.cuda.set_device(local_rank)
+        place = torch.device("cuda", local_rank)
+    else:
+        place = torch.device("cpu")
+    if world > 1:
+        for name in ("MASTER_ADDR", "MASTER_PORT"):
+            if name not in os.environ:
+                raise UserError(f"{world} processes were launched, but {name} is not set; torchrun sets it, srun and "
+                                "mpirun need it exported: the first node's address and a free port")  # fmt: skip
+        backend = "nccl" if device == "cuda" else "gloo"
+        timeout = datetime.timedelta(minutes=10)
+        torch_dist.init_process_group(backend, rank=rank, world_size=world, timeout=timeout)
+    return Ranks(rank, world, place)
+
+
+def stop() -> None:
+    """Leaves the process group, if there is one."""
+    if torch_dist.is_initialized():
+        torch_dist.destroy_process_group()
+
+
+def _from_environment() -> tuple[int, int, int]:
+    for names in _LAUNCHERS:
+        values = [os.environ.get(name) for name in names]
+        if all(value is not None for value in values):
+            rank, world, local_rank = (int(value) for value in values if value is not None)
+            if world > 1:
+                return rank, world, local_rank
+    return 0, 1, 0
+
+
+def barrier(ranks: Ranks) -> None:
+    if ranks.world > 1:
+        torch_dist.barrier()
+
+
+def broadcast_object(ranks: Ranks, value):
+    """Rank 0's `value` (plain Python data) on every rank."""
+    if ranks.world == 1:
+        return value
+    box = [value]
+    torch_dist.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def average_gradients(ranks: Ranks, parameters: Iterable[torch.nn.Parameter]) -> None:
+    """Replaces each gradient by its mean over all ranks: one exchange for all of them, in place, no host sync."""
+    if ranks.world == 1:
+        return
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
+    torch_dist.all_reduce(flat)
+    flat /= ranks.world
+    pieces = flat.split([gradient.numel() for gradient in gradients])
+    torch._foreach_copy_(gradients, [piece.view_as(g) for piece, g in zip(pieces, gradients, strict=True)])
+
+
+def reduce_max(ranks: Ranks, value: torch.Tensor) -> None:
+    """Replaces `value` by the largest one over all ranks, in place."""
+    if ranks.world > 1:
+        torch_dist.all_reduce(value, op=torch_dist.ReduceOp.MAX)
+
+
+def mean_over_ranks(ranks: Ranks, value: torch.Tensor) -> float:
+    """The mean of a 0-dim tensor over all ranks. The host waits for it: for log points only."""
+    if ranks.world > 1:
+        value = value.clone()
+        torch_dist.all_reduce(value)
+    return float(value) / ranks.world
+
+
+def gather_rows(ranks: Ranks, rows: torch.Tensor) -> list[torch.Tensor]:
+    """Every rank's 1-D tensor on every rank, in rank order; lengths may differ."""
+    if ranks.world == 1:
+        return [rows]
+    lengths = [torch.zeros(1, dtype=torch.int64, device=rows.device) for _ in range(ranks.world)]
+    torch_dist.all_gather(lengths, torch.tensor([rows.numel()], device=rows.device))
+    longest = int(torch.stack(lengths).max())
+    padded = torch.zeros(longest, dtype=rows.dtype, device=rows.device)
+    padded[: rows.numel()] = rows
+    gathered = [torch.empty_like(padded) for _ in range(ranks.world)]
+    torch_dist.all_gather(gathered, padded)
+    return [part[: int(length)] for part, length in zip(gathered, lengths, strict=True)]

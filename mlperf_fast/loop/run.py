@@ -1,0 +1,171 @@
+"""One run in one folder: the result log, the resolved configuration, checkpoints, the summary.
+
+result_0.txt      the official result log
+config.json       the configuration that made it, and the versions of what computed
+checkpoints/      see checkpoint.py
+summary.json      how it ended
+"""
+
+import dataclasses
+import fcntl
+import json
+import os
+from collections.abc import Callable
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from mlperf_fast import __version__, suite
+from mlperf_fast.config import RunConfig, to_json
+from mlperf_fast.errors import UserError
+from mlperf_fast.loop import checkpoint, dist
+from mlperf_fast.loop.dist import Ranks
+from mlperf_fast.loop.terminal import Outcome, summary
+from mlperf_fast.loop.train import train
+from mlperf_fast.ops import backend
+from mlperf_fast.submission import runlog
+from mlperf_fast.workloads.base import Workload
+
+Value = TypeVar("Value")
+
+
+def run(
+    w: Workload,
+    cfg: RunConfig,
+    origins: dict[str, str],
+    preset: str,
+    out: Path,
+    resume: bool,
+    say: Callable[[str], None],
+) -> Outcome:
+    """Trains `w` once under this process's launcher, into the folder `out`. With `resume`, goes on where `out` stopped.
+
+    Raises UserError for anything a user can mend; every rank raises the same.
+    """
+    ranks = dist.start(cfg.device)
+    try:
+        if cfg.threads:
+            torch.set_num_threads(cfg.threads)
+        backend.set_default_backend(cfg.backend)
+        refuse_false_claims(w, cfg)
+        on_first(ranks, lambda: w.ensure_data(cfg, say))
+        require_names(cfg)
+        with folder_lock(ranks, out):
+            state = on_first(ranks, lambda: resume_state(out) if resume else new_folder(out))
+            seed = (
+                state["seed"]
+                if resume
+                else on_first(ranks, lambda: cfg.seed if cfg.seed is not None else runlog.draw_seed())
+            )
+            log = runlog.open_log(out / "result_0.txt", ranks.rank, resume_at=state["log_offset"] if resume else None)
+            if resume:
+                log.event("resumed", state["step"])
+            else:
+                on_first(ranks, lambda: save_config(w, cfg, origins, preset, out))
+                open_submission(w, cfg, log, preset, seed)
+            outcome = train(w, cfg, ranks, log, out, seed, preset, resume)
+            log.close()
+            if ranks.is_first:
+                (out / "summary.json").write_text(json.dumps(dataclasses.asdict(outcome), indent=1) + "\n")
+                say(summary(outcome))
+            return outcome
+    finally:
+        backend.set_default_backend(None)
+        dist.stop()
+
+
+def refuse_false_claims(w: Workload, cfg: RunConfig) -> None:
+    """Stops a run whose log would claim what it may not: the rules of the closed division that a config can break."""
+    if cfg.division != "closed":
+        return
+    if cfg.is_demo:
+        raise UserError("a demo is never a closed result: leave division=open")
+    if cfg.seed is not None:
+        raise UserError("the closed division draws its seed from the system: leave seed unset")
+    official = suite.BENCHMARKS[w.name].target.values()
+    if cfg.target not in official:
+        raise UserError(
+            f"the closed division's target is {max(official)}, not {cfg.target}; set division=open to train to another"
+        )
+
+
+def require_names(cfg: RunConfig) -> None:
+    """Stops a run that isn't a demo and doesn't say whose it is."""
+    for name in ("submission_org", "submission_platform"):
+        if not cfg.is_demo and not getattr(cfg, name):
+            raise UserError(f"a run that is no demo must say whose it is: --set {name}=NAME")
+
+
+def on_first(ranks: Ranks, work: Callable[[], Value]) -> Value:
+    """`work()`'s result, computed on rank 0 and given to all; a UserError there is raised on every rank."""
+    result, error = None, None
+    if ranks.is_first:
+        try:
+            result = work()
+        except UserError as caught:
+            error = str(caught)
+    result, error = dist.broadcast_object(ranks, (result, error))
+    if error is not None:
+        raise UserError(error)
+    return result  # type: ignore[return-value]
+
+
+def new_folder(out: Path) -> None:
+    if (out / "result_0.txt").exists():
+        raise UserError(f"{out} holds a run already: go on with it by `--resume {out}`, or choose another --out")
+
+
+def resume_state(out: Path) -> dict[str, Any]:
+    if not (out / "result_0.txt").is_file():
+        raise UserError(f"{out} holds no run to resume (no result_0.txt)")
+    return checkpoint.latest(out / "checkpoints")
+
+
+@contextmanager
+def folder_lock(ranks: Ranks, out: Path):
+    """Holds `out` for this run alone; made if missing. The lock goes with the process, however it ends."""
+
+    def take() -> int | None:
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            handle = os.open(out / ".lock", os.O_CREAT | os.O_RDWR, 0o644)
+        except OSError as error:
+            raise UserError(f"can't write to the run's folder {out}: {error.strerror}") from error
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(handle)
+            raise UserError(f"another run is writing to {out}: wait for it, or choose another --out") from None
+        return handle
+
+    handle = on_first(ranks, take)
+    try:
+        yield
+    finally:
+        if ranks.is_first and handle is not None:
+            os.close(handle)
+
+
+def open_submission(w: Workload, cfg: RunConfig, log: Any, preset: str, seed: int) -> None:
+    """The lines a log begins with: who, what, and the run's one seed."""
+    runlog.log_submission(
+        log,
+        w.name,
+        is_demo=cfg.is_demo,
+        division=cfg.division,
+        status=cfg.submission_status,
+        org=cfg.submission_org,
+        platform=cfg.submission_platform or "this machine",
+    )
+    runlog.log_seed(log, seed)
+    log.event("preset", preset)
+    # Caches are dropped by whoever may (a campaign run as root); a single run says that it did not.
+    log.event("cache_clear", False)
+
+
+def save_config(w: Workload, cfg: RunConfig, origins: dict[str, str], preset: str, out: Path) -> None:
+    versions = {"mlperf_fast": __version__, "torch": torch.__version__}
+    values = {"workload": w.name, "preset": preset, "config": to_json(cfg), "origins": origins, "versions": versions}
+    (out / "config.json").write_text(json.dumps(values, indent=1) + "\n")

@@ -1,0 +1,158 @@
+"""The training loop, from initialisation to run_stop. Read top to bottom.
+
+The clock's rules (MLPerf Training v2.0): initialisation and warm-up on made-up data come before `run_start`; nothing
+touches training or evaluation data before it; the clock never pauses after it.
+"""
+
+import math
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mlperf_fast import suite
+from mlperf_fast.config import RunConfig
+from mlperf_fast.errors import UserError
+from mlperf_fast.loop import checkpoint
+from mlperf_fast.loop.clock import Clock
+from mlperf_fast.loop.dist import Ranks, barrier
+from mlperf_fast.loop.step import TrainStep
+from mlperf_fast.loop.terminal import Outcome, Terminal
+from mlperf_fast.ops.backend import choices
+from mlperf_fast.submission.runlog import tracked_stats
+from mlperf_fast.workloads.base import Progress, Workload
+
+
+def train(
+    w: Workload, cfg: RunConfig, ranks: Ranks, log: Any, folder: Path, seed: int, preset: str, resume: bool
+) -> Outcome:
+    """Trains until an evaluation reaches the target or the steps are used up; every rank returns the same outcome.
+
+    `log` is a RunLog (rank 0) or NullLog, already holding the submission's lines. With `resume` the newest checkpoint
+    in `folder` is loaded first and the log goes on where that checkpoint was written.
+    """
+    bench = suite.BENCHMARKS[w.name]
+    metric = next(iter(bench.target))
+    progress = w.progress(cfg)
+    torch.manual_seed(seed)
+    started = time.perf_counter()
+    if not resume:
+        log.start("init_start")
+    model = w.model(cfg, ranks, seed)
+    step = TrainStep(w.loss, model, w.optimizer(cfg, model), ranks, cfg.precision)
+    step.warm_up(w.synthetic(cfg, ranks))
+    curve: list[tuple[float, float]] = []
+    if resume:
+        checkpoint.load(folder / "checkpoints", step, ranks)
+        curve = [(epoch, quality) for epoch, quality in checkpoint.latest(folder / "checkpoints")["curve"]]
+    else:
+        log_initialisation(w, cfg, ranks, progress, log)
+        log.end("init_stop")
+    init_seconds = time.perf_counter() - started
+    barrier(ranks)
+    if not resume:
+        log.start("run_start")
+
+    terminal = Terminal(ranks.is_first, progress.max_steps)
+    clock = Clock()
+    reached, finished = False, False
+    first_step = step.count
+    try:
+        if not resume:
+            log_block(log, "start", progress, step.count)
+        with w.train_batches(cfg, ranks, seed, step.count) as batches:
+            for batch in clock.timed(batches):
+                step(batch)
+                evaluating = progress.eval_due(step.count)
+                if evaluating or step.count % cfg.log_every == 0:
+                    report(w, cfg, step, progress, clock, log, terminal)
+                if evaluating:
+                    epoch = progress.epoch_num(step.count)
+                    log_block(log, "end", progress, step.count)
+                    with clock.evaluation():
+                        quality = evaluate(w, cfg, step, log, epoch)
+                    curve.append((epoch, quality))
+                    terminal.say(f"epoch {epoch:.2f}  {metric} {quality:.4f}  (target {cfg.target})")
+                    reached = bench.reached(quality, {metric: cfg.target})
+                    finished = reached or step.count >= progress.max_steps
+                    if finished:
+                        break
+                    log_block(log, "start", progress, step.count)
+                if cfg.checkpoint_every and step.count % cfg.checkpoint_every == 0:
+                    log.sync()
+                    notes = {"log_offset": log.offset, "curve": curve, "seed": seed}
+                    checkpoint.save(folder / "checkpoints", step, ranks, notes)
+        if not finished:
+            raise UserError(f"the data ended at step {step.count}, but the run needs {progress.max_steps} steps")
+    except BaseException:
+        with suppress(UserError):  # when the log itself is what failed
+            log.end("run_stop", metadata={"status": "aborted"})
+        raise
+    finally:
+        terminal.close()
+    log.end("run_stop", metadata={"status": "success" if reached else "aborted"})
+    steps = step.count - first_step
+    return Outcome(
+        benchmark=w.name, preset=preset, metric=metric, target=cfg.target,
+        higher_is_better=bench.higher_is_better, reached=reached, quality=curve[-1][1], steps=step.count,
+        samples=step.count * cfg.batch_size, run_seconds=clock.elapsed, init_seconds=init_seconds,
+        samples_per_second=steps * cfg.batch_size / max(clock.training, 1e-9), data_wait_share=clock.data_wait_share,
+        backends=choices(ranks.device.type), result=str(getattr(log, "path", "")), seed=seed, curve=curve,
+    )  # fmt: skip
+
+
+def log_initialisation(w: Workload, cfg: RunConfig, ranks: Ranks, progress: Progress, log: Any) -> None:
+    """Writes what the rules ask for before `init_stop`: hyperparameters, set sizes, names of initialised tensors."""
+    log.event("global_batch_size", cfg.batch_size)
+    log.event("gradient_accumulation_steps", 1)
+    for key, value in w.hyperparameters(cfg).items():
+        log.event(key, value)
+    log.event("train_samples", progress.train_samples)
+    log.event("eval_samples", progress.eval_samples)
+    for name in suite.BENCHMARKS[w.name].weight_names():
+        log.event("weights_initialization", metadata={"tensor": name})
+    # Not an official key: which code computed, so that the run can be repeated from its log.
+    log.event("op_backends", choices(ranks.device.type))
+
+
+def log_block(log: Any, edge: str, progress: Progress, step: int) -> None:
+    """Marks the stretch of training between two evaluations; `step` is where it starts or where it ended."""
+    first = step if edge == "start" else step - 1 - (step - 1) % progress.eval_every
+    last = min(first + progress.eval_every, progress.max_steps)
+    epoch, count = progress.epoch_num(first), progress.epoch_num(last) - progress.epoch_num(first)
+    getattr(log, edge)(
+        f"block_{'start' if edge == 'start' else 'stop'}", metadata={"first_epoch_num": epoch, "epoch_count": count}
+    )
+
+
+def evaluate(w: Workload, cfg: RunConfig, step: TrainStep, log: Any, epoch: float) -> float:
+    """The quality at this moment, logged as the rules ask."""
+    log.start("eval_start", metadata={"epoch_num": epoch})
+    step.model.eval()
+    with step.autocast():
+        quality = w.evaluate(cfg, step.ranks, step.model)
+    step.model.train()
+    log.event("eval_accuracy", quality, metadata={"epoch_num": epoch})
+    log.end("eval_stop", metadata={"epoch_num": epoch})
+    return quality
+
+
+def report(
+    w: Workload, cfg: RunConfig, step: TrainStep, progress: Progress, clock: Clock, log: Any, terminal: Terminal
+) -> None:
+    """Fetches the loss from the device, checks it, and shows and logs where the run stands."""
+    w.check(step.model)
+    loss, steps = step.read_loss()
+    if not math.isfinite(loss):
+        raise UserError(
+            f"the loss became {loss} by step {step.count}: training can't go on. Lower the learning rate, lengthen the "
+            "warm-up, or look for NaN in the data; the last checkpoint, if any, is intact"
+        )
+    samples, seconds = steps * cfg.batch_size, clock.lap()
+    tracked_stats(
+        log, step=progress.epoch_num(step.count), samples=samples, seconds=seconds,
+        loss=loss, train_step=step.count, data_wait_share=clock.data_wait_share,
+    )  # fmt: skip
+    terminal.step(step.count, loss, step.optimizer.schedule(step.count), samples / seconds, clock.data_wait_share)

@@ -1,0 +1,1 @@
+"""Modules over ops/, shared by workloads."""

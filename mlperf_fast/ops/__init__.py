@@ -1,0 +1,21 @@
+"""Ops: one file a family, each with its reference, its backends, its gradient and its public functions."""
+
+from mlperf_fast.ops.dot_interaction import dot_interaction
+from mlperf_fast.ops.embedding_bag import (
+    embedding_bag,
+    embedding_bag_rowwise_adagrad_,
+    embedding_bag_sgd_,
+    raise_if_bad_ids,
+)
+from mlperf_fast.ops.roc_auc import roc_auc
+from mlperf_fast.ops.sgd import sgd_
+
+__all__ = [
+    "dot_interaction",
+    "embedding_bag",
+    "embedding_bag_rowwise_adagrad_",
+    "embedding_bag_sgd_",
+    "raise_if_bad_ids",
+    "roc_auc",
+    "sgd_",
+]

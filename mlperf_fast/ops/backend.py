@@ -1,0 +1,176 @@
+"""Which implementation of an op runs.
+
+An op is a name and a table of backends, best first, each with the condition under which it applies. For a call the
+backend is, in this order: the `backend=` argument, `with use_backend(...)`, the run's default, the first of the table
+that is present and applies to the tensor's device. Naming one that can't run is a UserError; nothing falls back.
+
+    cpp      native CPU code (csrc/), CPU tensors
+    triton   kernels/, CUDA tensors; CPU tensors too when TRITON_INTERPRET=1 was set before start (slow: for tests)
+    ref      plain PyTorch, any device: the truth that the others are tested against
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from difflib import get_close_matches
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+
+from mlperf_fast.errors import UserError
+
+LIBRARY = torch.library.Library("mlperf_fast", "DEF")
+BACKENDS = ("cpp", "triton", "ref")
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # Triton reads it when a kernel is defined, so later is too late
+TRITON_DEVICES = ("cuda", "cpu") if INTERPRETED else ("cuda",)
+
+
+@dataclass(frozen=True)
+class Applies:
+    """The condition of one line of a backend table: device types and dtypes (None: any)."""
+
+    devices: tuple[str, ...] | None = None
+    dtypes: tuple[torch.dtype, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Op:
+    """An op's name and its backend table, best first."""
+
+    name: str
+    table: dict[str, Applies]
+
+    def __post_init__(self) -> None:
+        OPS[self.name] = self
+
+
+OPS: dict[str, Op] = {}  # filled as mlperf_fast.ops is imported; choices() walks it
+_default: str | None = None
+_used: dict[str | None, str] = {}  # what `with use_backend` holds now; the key None stands for every op
+_own: dict[tuple[str, str], str] = {}  # (op, device type) -> the table's choice; neither changes during a run
+
+
+def resolve(op: Op, x: torch.Tensor, backend: str | None = None) -> str:
+    """The name of the backend that runs `op` on `x`, about a microsecond. UserError when it can't."""
+    device = x.device.type
+    name = backend or _wanted(op, device)
+    applies = op.table.get(name)
+    if (
+        applies is None
+        or (applies.devices is not None and device not in applies.devices)
+        or (applies.dtypes is not None and x.dtype not in applies.dtypes)
+    ):
+        raise UserError(_refusal(op, name, device, x.dtype))
+    return name
+
+
+def chosen(op: str, device_type: str) -> str:
+    """The backend that `op` would run with on this device type, when a call names none."""
+    return _wanted(OPS[op], device_type)
+
+
+def choices(device_type: str | None = None) -> dict[str, str]:
+    """Op -> backend for the run's log. Without a device type: CUDA where there is one, else the CPU."""
+    device_type = device_type or ("cuda" if torch.cuda.is_available() else "cpu")
+    return {name: chosen(name, device_type) for name in sorted(OPS)}
+
+
+def reasons() -> dict[str, str | None]:
+    """Backend -> None where it can run on this machine, else why not and how to get it."""
+    return {name: _absence(name) for name in BACKENDS}
+
+
+def set_default_backend(name: str | None) -> None:
+    """The run's default for every op that has this backend; the others keep their own choice. None: no default."""
+    global _default
+    _default = None if name is None else _present(name)
+
+
+@contextmanager
+def use_backend(name: str, op: str | None = None) -> Iterator[None]:
+    """Within the block, in all threads: `name` for one op, or for every op that has this backend."""
+    if op is not None and op not in OPS:
+        raise UserError(f"use_backend: no op is called {op!r}{_nearest(op, list(OPS))}")
+    if op is not None and _present(name) not in OPS[op].table:
+        raise UserError(f"use_backend: {op} has no backend {name!r}; it has {', '.join(OPS[op].table)}")
+    before = _used.get(op)
+    _used[op] = _present(name)
+    try:
+        yield
+    finally:
+        if before is None:
+            del _used[op]
+        else:
+            _used[op] = before
+
+
+def define(schema: str, implementation: Callable[..., Any], fake: Callable[..., Any]) -> Any:
+    """Registers an op with torch and returns what to call.
+
+    Library.define and impl cost 4 us a call; the custom_op decorator costs 68 us. `fake` gives the result's shape
+    and dtype without data: with it torch.compile and graph capture can trace the op.
+    """
+    name = schema.partition("(")[0]
+    LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
+    LIBRARY.impl(name, implementation, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"mlperf_fast::{name}", fake, lib=LIBRARY)
+    return getattr(torch.ops.mlperf_fast, name).default
+
+
+def _wanted(op: Op, device: str) -> str:
+    if op.name in _used:
+        return _used[op.name]
+    for name in (_used.get(None), _default):
+        if name in op.table:
+            return name
+    own = _own.get((op.name, device))
+    if own is None:
+        own = next(n for n, a in op.table.items() if (a.devices is None or device in a.devices) and _installed(n))
+        _own[op.name, device] = own
+    return own
+
+
+def _installed(name: str) -> bool:
+    return name != "triton" or find_spec("triton") is not None
+
+
+def _absence(name: str) -> str | None:
+    if not _installed(name):
+        return "triton is not installed; get it with `pip install 'mlperf_fast[triton]'`"
+    if name == "triton" and not (INTERPRETED or torch.cuda.is_available()):
+        return "no CUDA device; to run its kernels on the CPU, slowly, set TRITON_INTERPRET=1 before start"
+    return None
+
+
+def _present(name: str) -> str:
+    if name not in BACKENDS:
+        raise UserError(f"no backend is called {name!r}{_nearest(name, BACKENDS)}")
+    absence = _absence(name)
+    if absence:
+        raise UserError(f"backend {name} can't be used: {absence}")
+    return name
+
+
+def _refusal(op: Op, name: str, device: str, dtype: torch.dtype) -> str:
+    if name not in BACKENDS:
+        return f"{op.name}: no backend is called {name!r}{_nearest(name, BACKENDS)}"
+    absence = _absence(name)
+    if absence:
+        return f"{op.name}: backend {name} can't be used: {absence}"
+    if name not in op.table:
+        return f"{op.name} has no backend {name!r}; it has {', '.join(op.table)}"
+    takes = op.table[name]
+    if takes.devices is not None and device not in takes.devices:
+        return f"{op.name}: backend {name} takes tensors on {' or '.join(takes.devices)}, found {device}"
+    dtypes = " or ".join(str(d).removeprefix("torch.") for d in takes.dtypes or ())
+    return (
+        f"{op.name}: backend {name} takes {dtypes}, found {str(dtype).removeprefix('torch.')}; "
+        "backend='ref' (plain PyTorch) takes any"
+    )
+
+
+def _nearest(name: str, names: Any) -> str:
+    near = get_close_matches(name, names, n=1)
+    return f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(sorted(names))}"

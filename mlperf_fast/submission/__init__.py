@@ -1,0 +1,1 @@
+"""From result logs to a submission. Imports no torch: it runs where only the logs are."""

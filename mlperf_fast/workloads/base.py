@@ -1,0 +1,48 @@
+"""What the loop asks of a workload: plain functions, and nothing else."""
+
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from mlperf_fast.loop.dist import Ranks
+
+
+@dataclass(frozen=True)
+class Progress:
+    """When a run evaluates and ends, in steps counted from 1, and what the log calls that moment."""
+
+    eval_every: int  # steps between evaluations
+    max_steps: int  # the run is aborted when no evaluation up to here reached the target
+    train_samples: int  # in the training set
+    eval_samples: int  # in the evaluation set
+    epoch_num: Callable[[int], float]  # step -> what `epoch_num` must hold in the log (suite.py: epochs or samples)
+
+    def eval_due(self, step: int) -> bool:
+        return step % self.eval_every == 0 or step == self.max_steps
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One benchmark. `cfg` is the workload's own subclass of RunConfig; `ranks` says which process this is.
+
+    Nothing but `train_batches` and `evaluate` may open training or evaluation data: the loop calls them after
+    `run_start` only. `progress` may read counts (meta data), which the rules don't call data.
+    """
+
+    name: str  # the folder's name, a key of suite.BENCHMARKS
+    presets: dict[str, Callable[[], Any]]
+    prepare: Callable[..., None]  # (cfg, raw, out, say): makes or converts the data set; see `mlperf-fast prepare`
+    verify: Callable[..., None]  # (cfg, out, say): checks a prepared data set by content; UserError with what is wrong
+    ensure_data: Callable[[Any, Callable[[str], None]], None]  # (cfg, say): UserError, or makes what a demo generates
+    progress: Callable[[Any], Progress]
+    model: Callable[[Any, Ranks, int], torch.nn.Module]  # (cfg, ranks, seed), on ranks.device, initialised
+    loss: Callable[[torch.nn.Module, Any], torch.Tensor]  # (model, batch) -> 0-dim float32; no sync inside
+    optimizer: Callable[[Any, torch.nn.Module], Any]  # see optim/
+    synthetic: Callable[[Any, Ranks], Any]  # a made-up batch with the shapes of real ones, for the warm-up
+    train_batches: Callable[[Any, Ranks, int, int], AbstractContextManager[Iterable[Any]]]  # (cfg, ranks, seed, first)
+    evaluate: Callable[[Any, Ranks, torch.nn.Module], float]  # the quality metric, the same on every rank
+    hyperparameters: Callable[[Any], dict[str, Any]]  # log key -> value
+    check: Callable[[torch.nn.Module], None]  # at log points: raises UserError for faults that the device recorded

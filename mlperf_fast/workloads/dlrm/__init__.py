@@ -1,0 +1,1 @@
+"""DLRM: click prediction on Criteo 1TB."""

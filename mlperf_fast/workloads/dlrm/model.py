@@ -1,0 +1,129 @@
+"""DLRM v1: bottom MLP, 26 embedding tables, pairwise dot interaction, top MLP.
+
+    x  = bottom(dense)                    [B, 13]  -> [B, D]      ReLU after every layer, the last too
+    e  = tables(ids)                      [B, 26]  -> [B, 26, D]
+    r  = dot_interaction(x, e)                     -> [B, D + 351]
+    p  = sigmoid(top(r))                           -> [B]         the model returns the logit
+
+Parameters are called as in facebookresearch/dlrm: `emb_l.{t}.weight`, `bot_l.{0,2,4}`, `top_l.{0,2,4,6,8}`.
+
+Over several processes the tables are sharded and the MLPs replicated. Each process looks its own tables up for the
+whole global batch; one all-to-all then gives each process all tables for its own samples, and backward the way back.
+"""
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+import torch.distributed as torch_dist
+from torch import Tensor, nn
+
+from mlperf_fast.loop.dist import Ranks
+from mlperf_fast.nn.embedding import EmbeddingTables
+from mlperf_fast.ops.dot_interaction import dot_interaction
+
+DENSE_FEATURES = 13
+
+
+class DLRM(nn.Module):
+    """`table_rows`: rows of each of the tables; `bottom` ends with the tables' dimension; `top` ends with 1."""
+
+    def __init__(
+        self,
+        table_rows: Sequence[int],
+        dim: int,
+        bottom: Sequence[int],
+        top: Sequence[int],
+        ranks: Ranks,
+        device: torch.device | str | None = None,
+    ) -> None:
+        super().__init__()
+        if bottom[-1] != dim:
+            raise ValueError(f"the bottom MLP must end with the tables' dimension {dim}, not {bottom[-1]}")
+        device = device or ranks.device
+        vectors = len(table_rows) + 1
+        self.ranks = ranks
+        self.owners = shard_tables(table_rows, ranks.world)
+        self.emb_l = EmbeddingTables(self.owners[ranks.rank], table_rows, dim, device)
+        self.bot_l = mlp([DENSE_FEATURES, *bottom], device)
+        self.top_l = mlp([dim + vectors * (vectors - 1) // 2, *top], device)
+        del self.top_l[-1]  # no ReLU before the sigmoid
+
+    def forward(self, dense: Tensor, ids: Tensor) -> Tensor:
+        """dense [b, 13] of this process's samples, ids [B, own tables] of all samples -> logits [b], float32."""
+        x = self.bot_l(dense)
+        pooled = self.emb_l(ids)
+        if self.ranks.world > 1:
+            pooled = ExchangeTables.apply(pooled, self.owners, self.ranks)
+        return self.top_l(dot_interaction(x, pooled.to(x.dtype))).squeeze(1).float()
+
+
+def mlp(widths: Sequence[int], device: torch.device | str) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for inputs, outputs in pairwise(widths):
+        layers += [nn.Linear(inputs, outputs, device=device), nn.ReLU(inplace=True)]
+    return nn.Sequential(*layers)
+
+
+@torch.no_grad()
+def initialise(model: DLRM, seed: int) -> None:
+    """The reference's distributions. Biases are random too, as there.
+
+    Every tensor has a generator of its own, so that its values don't depend on how the tables are sharded.
+    Linear [out, in]: weight Normal(0, sqrt(2/(in+out))), bias Normal(0, sqrt(1/out)). Table of n rows:
+    Uniform(-sqrt(1/n), sqrt(1/n)).
+    """
+
+    def generator(number: int) -> torch.Generator:
+        return torch.Generator(model.ranks.device).manual_seed((seed + number * 1_000_003) % 2**63)
+
+    for table, view in zip(model.emb_l.tables, model.emb_l.views(), strict=True):
+        bound = math.sqrt(1 / view.shape[0])
+        view.uniform_(-bound, bound, generator=generator(table))
+    linears = [layer for layer in [*model.bot_l, *model.top_l] if isinstance(layer, nn.Linear)]
+    for number, layer in enumerate(linears, start=1_000):
+        own = generator(number)
+        layer.weight.normal_(0, math.sqrt(2 / (layer.in_features + layer.out_features)), generator=own)
+        layer.bias.normal_(0, math.sqrt(1 / layer.out_features), generator=own)
+
+
+def shard_tables(table_rows: Sequence[int], world: int) -> list[tuple[int, ...]]:
+    """Which tables each process owns: the largest first, each to the process with the fewest rows so far."""
+    owners: list[list[int]] = [[] for _ in range(world)]
+    for table in sorted(range(len(table_rows)), key=lambda t: -table_rows[t]):
+        least = min(owners, key=lambda own: (sum(table_rows[t] for t in own), len(own)))
+        least.append(table)
+    return [tuple(sorted(own)) for own in owners]
+
+
+class ExchangeTables(torch.autograd.Function):
+    """[B, own tables, D] on each process -> [B/world, all tables, D], in table order; backward the way back.
+
+    The backward result is divided by the number of processes: each one's loss is a mean over its own samples, and the
+    tables' gradient is that of the mean over all of them.
+    """
+
+    @staticmethod
+    def forward(ctx, pooled: Tensor, owners: list[tuple[int, ...]], ranks: Ranks) -> Tensor:
+        ctx.owners, ctx.ranks = owners, ranks
+        batch, own, dim = pooled.shape
+        local = batch // ranks.world
+        counts = [local * len(tables) * dim for tables in owners]
+        received = pooled.new_empty(sum(counts))
+        torch_dist.all_to_all_single(received, pooled.reshape(-1), counts, [local * own * dim] * ranks.world)
+        out = pooled.new_empty(local, sum(len(tables) for tables in owners), dim)
+        for tables, part in zip(owners, received.split(counts), strict=True):
+            out[:, list(tables)] = part.view(local, len(tables), dim)
+        return out
+
+    @staticmethod
+    def backward(ctx, dout: Tensor):
+        owners, ranks = ctx.owners, ctx.ranks
+        local, _, dim = dout.shape
+        own = len(owners[ranks.rank])
+        sent = torch.cat([dout[:, list(tables)].reshape(-1) for tables in owners]) / ranks.world
+        counts = [local * len(tables) * dim for tables in owners]
+        dpooled = dout.new_empty(local * ranks.world, own, dim)
+        torch_dist.all_to_all_single(dpooled.view(-1), sent, [local * own * dim] * ranks.world, counts)
+        return dpooled, None, None

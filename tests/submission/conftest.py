@@ -1,0 +1,43 @@
+from pathlib import Path
+
+import pytest
+
+from mlperf_fast.submission import runlog
+from mlperf_fast.suite import BENCHMARKS
+
+SAMPLES = Path(__file__).parents[2] / "../shared/data/submission_logs/results"
+
+
+@pytest.fixture
+def samples():
+    """The folder of real result logs of the round: <system>/<benchmark>/result_*.txt."""
+    if not SAMPLES.is_dir():
+        pytest.skip(f"no real logs at {SAMPLES}")
+    return SAMPLES
+
+
+@pytest.fixture(scope="session")
+def write_log():
+    """write_log(path, benchmark) -> path: the log of a small demo run, written by RunLog as a run does."""
+
+    def write(path, benchmark="dlrm", status="success"):
+        with runlog.open_log(path, rank=0) as log:
+            runlog.log_submission(
+                log, benchmark, is_demo=True, division=None, status="research", org="house", platform="two cores"
+            )
+            log.event("cache_clear", True)
+            log.start("init_start")
+            runlog.log_seed(log, runlog.draw_seed())
+            log.end("init_stop")
+            log.start("run_start")
+            log.event("train_samples", 4096)
+            log.event("eval_samples", 512)
+            log.start("block_start", metadata={"first_epoch_num": 1, "epoch_count": 1})
+            runlog.tracked_stats(log, step=1, samples=4096, seconds=0.5)
+            accuracy = dict.fromkeys(BENCHMARKS[benchmark].target, 0.25)
+            log.event("eval_accuracy", accuracy if len(accuracy) > 1 else 0.25, {"epoch_num": 1})
+            log.end("block_stop", metadata={"first_epoch_num": 1})
+            log.end("run_stop", metadata={"status": status})
+        return path
+
+    return write
