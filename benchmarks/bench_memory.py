@@ -16,8 +16,6 @@ import command
 from measure import Candidate, Row, compare
 from peer_memory import LAYER_NORM_SHAPE
 
-from mlperf_fast import _C
-
 HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 MODES = {
     "tuned": {"MLPERF_FAST_MALLOC": "1"},
@@ -37,13 +35,13 @@ def measure(chosen: Namespace) -> Iterator[Row]:
     for block, op in BLOCKS.items():
         with ExitStack() as stack:
             candidates: dict[str, Candidate | str] = {}
-            facts = {}
+            facts: dict[str, str | None] = {}
             for mode, environment in MODES.items():
-                case = {"environment": environment, "block": block, "quick": chosen.quick}
-                child = command.peer(sys.executable, "peer_memory.py", "", **case)
+                case = {"block": block, "quick": chosen.quick}
+                child = command.peer(sys.executable, "peer_memory.py", "", environment, **case)
                 candidates[mode], facts[mode] = stack.enter_context(child)
             results = compare(candidates, command.effort(chosen))
-        yield Row(op, shapes[block], "fp32", chosen.threads, 0, 0, "none", results, ours="tuned")
+        yield Row(op, shapes[block], "fp32", chosen.threads, 0, 0, "none", results, ours="tuned", facts=facts)
 
 
 if __name__ == "__main__":

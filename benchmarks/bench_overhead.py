@@ -1,44 +1,36 @@
 """What a call costs when there is nothing to compute, and what the import costs.
 
-    raw _C call       a native function on ready integers, and the same with the addresses taken from tensors
-    public ops        with checks and dispatch, one-element inputs; torch.add for scale
-    import            mlperf_fast and mlperf_fast.ops in a fresh process that has imported torch already
+raw _C call       a native function on ready integers, and the same with the addresses taken from tensors
+public ops        with checks and dispatch, one-element inputs; torch.add for scale
+import            mlperf_fast, its ops and a whole workload in a fresh process that has imported torch already
 """
 
 import subprocess
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 import command
 import torch
-from measure import Candidate, Local, Row, compare
+from measure import Candidate, Local, Row, compare, summary
 
 from mlperf_fast import _C
 from mlperf_fast.ops.dot_interaction import dot_interaction
 from mlperf_fast.ops.embedding_bag import embedding_bag, embedding_bag_sgd_
 from mlperf_fast.ops.sgd import sgd_
 
-IMPORTS = {"mlperf_fast": "mlperf_fast", "mlperf_fast.ops": "mlperf_fast.ops", "the trainer": "mlperf_fast.loop.run"}
+IMPORTS = ("mlperf_fast", "mlperf_fast.ops", "mlperf_fast.workloads.dlrm.workload")
 
 
-@dataclass(frozen=True)
-class Import:
-    """Times `import module` in a fresh process, after torch and what torch loads late."""
-
-    module: str
-
-    def sample(self, first: int, calls: int) -> tuple[float, float]:
-        program = (
-            "import torch, time; wall, cpu = time.perf_counter(), time.process_time(); "
-            f"import {self.module}; print(time.perf_counter() - wall, time.process_time() - cpu)"
-        )
-        times = []
-        for _ in range(calls):
-            answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-            times.append([float(word) for word in answer.stdout.split()])
-        return sum(wall for wall, _ in times), sum(cpu for _, cpu in times)
+def import_seconds(module: str) -> tuple[float, float]:
+    """Wall and CPU seconds of `import module` in a fresh process that has imported torch."""
+    program = (
+        "import torch, time; wall, cpu = time.perf_counter(), time.process_time(); "
+        f"import {module}; print(time.perf_counter() - wall, time.process_time() - cpu)"
+    )
+    answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    wall, cpu = map(float, answer.stdout.split())
+    return wall, cpu
 
 
 def calls() -> dict[str, Callable[[int], object]]:
@@ -74,10 +66,13 @@ def measure(chosen: Namespace) -> Iterator[Row]:
     candidates: dict[str, Candidate | str] = {name: Local(call) for name, call in calls().items()}
     for name, timing in compare(candidates, command.effort(chosen)).items():
         yield Row("call overhead", name, "fp32", chosen.threads, 0, 0, "none", {"ours": timing})
-    modules = {"mlperf_fast": IMPORTS["mlperf_fast"]} if chosen.quick else IMPORTS
-    for name, module in modules.items():
-        timing = compare({"ours": Import(module)}, command.effort(chosen))["ours"]
-        yield Row("import, beyond torch's own", name, "-", chosen.threads, 0, 0, "none", {"ours": timing})
+    samples: dict[str, list[tuple[float, float]]] = {module: [] for module in IMPORTS}
+    for _ in range(1 if chosen.quick else 9):
+        for module, found in samples.items():
+            found.append(import_seconds(module))
+    for module, found in samples.items():
+        timing = summary(found, 1)
+        yield Row("import, beyond torch's own", module, "-", chosen.threads, 0, 0, "none", {"ours": timing})
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """What this machine can do at best, measured: the denominators of the `% of limit` columns.
 
-    triad     GB/s      a = b + s c on float32 arrays several times larger than the last-level cache, 12 bytes an element
-    gather    GB/s      rows of 512 bytes read at random from a table larger than the cache and written in order, 1,024
-                        bytes a row, no pooling. Huge pages. A kernel with prefetch can exceed it: then it says over 100 %
+    triad     GB/s      a = b + s c on float32 arrays, each larger than most last-level caches; 12 bytes an element
+    gather    GB/s      rows of 512 bytes read at random from a table of 1 GiB in huge pages by torch.index_select and
+                        written in order; 1,024 bytes a row. A kernel that prefetches further can exceed 100 %
     gemm      GFLOP/s   C = A B, 2048 x 2048 x 2048, float32
     bf16-gemm GFLOP/s   the same in bfloat16
 Each is the best of several tries: a limit is what the machine can do, not what it did on average.

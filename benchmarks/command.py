@@ -3,7 +3,7 @@
 import argparse
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,7 +17,9 @@ from peer import Peer, PeerError
 from mlperf_fast import _C  # tunes malloc for every competitor in this process  # noqa: F401
 
 HERE = Path(__file__).parent
-FBGEMM = "not run: make a venv, `pip install fbgemm-gpu-cpu==1.9.0 'torch==2.14.*'`, pass --fbgemm-python VENV/bin/python"
+FBGEMM = (
+    "not run: make a venv, `pip install fbgemm-gpu-cpu==1.9.0 'torch==2.14.*'`, pass --fbgemm-python VENV/bin/python"
+)
 DLRM_REPO = "not run: `git clone https://github.com/facebookresearch/dlrm`, pass --dlrm-repo DIR"
 
 
@@ -27,12 +29,16 @@ def parser(description: str) -> argparse.ArgumentParser:
     options.add_argument("--quick", action="store_true", help="tiny shapes, seconds: to see that it runs")
     options.add_argument("--threads", type=positive, help="threads of every competitor; default: torch's choice")
     options.add_argument("--seconds", type=positive, help="for each row, over all competitors; default: 6")
-    options.add_argument("--out", type=Path, help="folder for the JSON and CSV; default: results/MACHINE, none if --quick")
+    options.add_argument(
+        "--out", type=Path, help="folder for the JSON and CSV; default: results/MACHINE, none if --quick"
+    )
     return options
 
 
 def add_fbgemm(options: argparse.ArgumentParser) -> None:
-    options.add_argument("--fbgemm-python", type=existing, help="python of a venv with fbgemm-gpu-cpu 1.9.0, torch 2.14")
+    options.add_argument(
+        "--fbgemm-python", type=existing, help="python of a venv with fbgemm-gpu-cpu 1.9.0, torch 2.14"
+    )
 
 
 def add_compile(options: argparse.ArgumentParser) -> None:
@@ -79,12 +85,14 @@ def effort(chosen: argparse.Namespace) -> Effort:
 
 
 @contextmanager
-def peer(python: Path | str | None, script: str, absent: str, **case) -> Iterator[tuple[Peer | str, str | None]]:
+def peer(
+    python: Path | str | None, script: str, absent: str, environment: Mapping[str, str] | None = None, **case
+) -> Iterator[tuple[Peer | str, str | None]]:
     """A prepared competitor in its own process and its version, or the text that says why there is none."""
     if python is None:
         yield absent, None
         return
-    child = Peer([str(python), str(HERE / script)])
+    child = Peer([str(python), str(HERE / script)], environment)
     try:
         try:
             version = child.prepare(threads=torch.get_num_threads(), **case)
@@ -117,5 +125,7 @@ def existing(text: str) -> Path:
 
 def dlrm_checkout(text: str) -> Path:
     if not (Path(text) / "dlrm_s_pytorch.py").is_file():
-        raise argparse.ArgumentTypeError(f"{text} is no checkout of facebookresearch/dlrm: dlrm_s_pytorch.py isn't there")
+        raise argparse.ArgumentTypeError(
+            f"{text} is no checkout of facebookresearch/dlrm: dlrm_s_pytorch.py isn't there"
+        )
     return Path(text)

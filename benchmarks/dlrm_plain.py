@@ -47,21 +47,23 @@ def mlp(widths: Sequence[int], *, last_relu: bool) -> nn.Sequential:
     return nn.Sequential(*(layers if last_relu else layers[:-1]))
 
 
-def plain_step(model: nn.Module, lr: float, precision: str = "fp32") -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+def plain_step(
+    model: PlainDLRM, lr: float, precision: str = "fp32", *, compiled: bool = False
+) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
     """One training step: step(dense, ids, labels) -> loss.
 
-    With a sparse table gradient torch's fused SGD can't be used for the table, so the table has an optimizer of its
-    own: each side takes the fastest that torch offers for it.
+    torch's fused SGD takes no sparse gradient, so the table has an optimizer of its own: each part gets the fastest
+    that torch offers for it.
     """
     table = [model.table.weight]
     rest = [*model.bottom.parameters(), *model.top.parameters()]
     optimizers = [torch.optim.SGD(rest, lr, fused=True), torch.optim.SGD(table, lr, fused=not model.table.sparse)]
-    forward = model
-    if precision == "bf16":
-        forward = torch.autocast("cpu", dtype=torch.bfloat16)(model.forward)
+    forward = torch.compile(model) if compiled else model
 
     def step(dense: Tensor, ids: Tensor, labels: Tensor) -> Tensor:
-        loss = F.binary_cross_entropy_with_logits(forward(dense, ids), labels)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16"):
+            logits = forward(dense, ids)
+        loss = F.binary_cross_entropy_with_logits(logits, labels)
         for optimizer in optimizers:
             optimizer.zero_grad()
         loss.backward()

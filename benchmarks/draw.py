@@ -6,7 +6,7 @@ import numpy as np
 
 
 def draw_ids(rows: Sequence[int], batch: int, hot: int, spread: str, seed: int) -> np.ndarray:
-    """Table-local ids int32 [batch, tables, hot]: `uniform`, or `zipf` (exponent 1.05) under a permutation per table."""
+    """Table-local ids int32 [batch, tables, hot]: `uniform`, or `zipf` (exponent 1.05) under a table's permutation."""
     draw = np.random.default_rng(seed)
     columns = []
     for count in rows:

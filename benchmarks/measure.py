@@ -95,6 +95,11 @@ class Row:
         ours, peer = self.timing(self.ours), self.timing(name)
         return peer.ms / ours.ms if ours and peer else None
 
+    def cpu_ratio(self, name: str) -> float | None:
+        """The same by CPU medians: with one thread it holds on a busy machine too."""
+        ours, peer = self.timing(self.ours), self.timing(name)
+        return peer.cpu[0] / ours.cpu[0] if ours and peer else None
+
     def rate(self, name: str) -> float | None:
         """Giga-units a second: bytes, or flops where the ceiling counts flops."""
         timing = self.timing(name)
@@ -126,7 +131,7 @@ def compare(candidates: Mapping[str, Candidate | str], effort: Effort) -> dict[s
             rounds += 1
     finally:
         gc.enable()
-    timings = {name: _summary(samples[name], calls[name]) for name in running}
+    timings = {name: summary(samples[name], calls[name]) for name in running}
     return {name: timings.get(name, candidate) for name, candidate in candidates.items()}  # type: ignore[misc]
 
 
@@ -146,6 +151,7 @@ def _warm_up(candidate: Candidate, effort: Effort) -> int:
             return max(1, min(10_000, round(SAMPLE_SECONDS / max(wall, 1e-9))))
 
 
-def _summary(samples: list[tuple[float, float]], calls: int) -> Timing:
-    wall, cpu = (tuple(float(x) * 1e3 for x in np.percentile(part, (50, 20, 80))) for part in zip(*samples))
+def summary(samples: list[tuple[float, float]], calls: int) -> Timing:
+    """From (wall, CPU) seconds a call."""
+    wall, cpu = (tuple(float(x) * 1e3 for x in np.percentile(part, (50, 20, 80))) for part in np.transpose(samples))
     return Timing(wall, cpu, len(samples), calls)  # type: ignore[arg-type]

@@ -58,7 +58,8 @@ class Peer:
         self.process.wait(timeout=30)
 
     def _ask(self, message: dict[str, Any]) -> dict[str, Any]:
-        assert self.process.stdin and self.process.stdout
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
         try:
             self.process.stdin.write(json.dumps(message) + "\n")
             self.process.stdin.flush()
@@ -91,7 +92,8 @@ def serve(prepare: Callable[[dict[str, Any]], tuple[Callable[[int], object], str
                 function, version = prepare(message["case"])
                 answer: dict[str, Any] = {"version": version}
             elif message["do"] == "run":
-                answer = dict(zip(("wall", "cpu"), measure_calls(function, message["first"], message["calls"])))
+                wall, cpu = measure_calls(function, message["first"], message["calls"])
+                answer = {"wall": wall, "cpu": cpu}
             else:
                 return
         except Exception as error:  # the parent puts it into its table: one bad peer must not end the others

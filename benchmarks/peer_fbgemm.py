@@ -1,7 +1,7 @@
 """Runs FBGEMM's table-batched embeddings on the CPU for bench_embedding_bag.py, in FBGEMM's own environment.
 
-    python3 -m venv VENV && VENV/bin/pip install fbgemm-gpu-cpu==1.9.0 'torch==2.14.*' numpy
-    make bench OP=embedding_bag ARGS='--fbgemm-python VENV/bin/python'
+python3 -m venv VENV && VENV/bin/pip install fbgemm-gpu-cpu==1.9.0 'torch==2.14.*' numpy
+make bench OP=embedding_bag ARGS='--fbgemm-python VENV/bin/python'
 """
 
 import importlib.metadata

@@ -15,7 +15,7 @@ from measure import Row, Timing
 CSV_COLUMNS = (
     "op", "shape", "dtype", "threads", "bytes", "flops", "competitor", "wall_ms", "wall_ms_p20", "wall_ms_p80",
     "cpu_ms", "cpu_ms_p20", "cpu_ms_p80", "samples", "calls", "rate", "unit", "percent_of_limit", "limit", "ratio",
-    "note",
+    "cpu_ratio", "note",
 )  # fmt: skip
 
 
@@ -42,6 +42,11 @@ def limit_text(name: str, ceilings: Mapping[str, float]) -> str:
     return f"{name} {ceilings[name]:.1f} {UNITS[name]}"
 
 
+def peers(row: Row) -> list[str]:
+    """The competitors that ran."""
+    return [name for name in row.results if name != row.ours and row.timing(name)]
+
+
 def percent(row: Row, name: str, ceilings: Mapping[str, float]) -> float | None:
     rate = row.rate(name)
     return 100 * rate / ceilings[row.ceiling] if rate and row.ceiling in ceilings else None
@@ -54,7 +59,8 @@ def as_json(rows: Sequence[Row], header: Mapping[str, str], ceilings: Mapping[st
         "ceilings": {name: {"value": value, "unit": UNITS[name]} for name, value in ceilings.items()},
         "rows": [
             asdict(row)
-            | {"ratios": {name: row.ratio(name) for name in row.results if row.ratio(name) and name != row.ours}}
+            | {"ratios": {name: row.ratio(name) for name in peers(row)}}
+            | {"cpu_ratios": {name: row.cpu_ratio(name) for name in peers(row)}}
             | {"percent_of_limit": percent(row, row.ours, ceilings)}
             for row in rows
         ],
@@ -72,7 +78,8 @@ def as_csv(rows: Iterable[Row], ceilings: Mapping[str, float]) -> str:
             if isinstance(found, Timing):
                 line |= dict(zip(("wall_ms", "wall_ms_p20", "wall_ms_p80"), found.wall, strict=True))
                 line |= dict(zip(("cpu_ms", "cpu_ms_p20", "cpu_ms_p80"), found.cpu, strict=True))
-                line |= {"samples": found.samples, "calls": found.calls, "ratio": row.ratio(name), "limit": row.ceiling}
+                line |= {"samples": found.samples, "calls": found.calls, "limit": row.ceiling}
+                line |= {"ratio": row.ratio(name), "cpu_ratio": row.cpu_ratio(name)}
                 line |= {"rate": row.rate(name), "unit": UNITS.get(row.ceiling, "")}
                 line |= {"percent_of_limit": percent(row, name, ceilings)}
             else:

@@ -103,36 +103,25 @@ void specialised(uintptr_t ids, bool ids_64, int64_t D, Body&& body) {
     ids_64 ? with_length(pointer<const int64_t>(ids)) : with_length(pointer<const int32_t>(ids));
 }
 
-// Goes through the bags of samples [b, last) and tables [first_table, last_table) in order, so many rows before the
-// bag that is being worked on, and prefetches their rows.
-template <class Id>
-class Lookahead {
-   public:
-    Lookahead(const Bags& bags, const Id* ids, int64_t b, int64_t last, int64_t first_table, int64_t last_table)
-        : bags_(bags),
-          ids_(ids),
-          b_(b),
-          last_(last),
-          t_(first_table),
-          first_table_(first_table),
-          last_table_(last_table) {}
+// Prefetches the rows of the bag whose turn comes about kAhead rows after bag (b, t), in a walk over samples up to
+// `last` and, for each, over tables [first_table, last_table).
+struct Lookahead {
+    int64_t last, first_table, last_table, bags_ahead;
 
-    // The work has come to a bag of `count` ids. row(t, id) is the address to ask for, `columns` floats of it.
-    template <class Row>
-    void work_on(int64_t count, int64_t columns, Row&& row) {
-        lead_ -= count;
-        while (lead_ < kAhead && b_ < last_) {
-            const int64_t bag = b_ * bags_.T + t_, end = bags_.end(bag);
-            for (int64_t n = bags_.begin(bag); n < end; ++n) prefetch(row(t_, ids_[n]), columns);
-            lead_ += end - bags_.begin(bag);
-            if (++t_ == last_table_) t_ = first_table_, ++b_;
-        }
+    Lookahead(const Bags& bags, int64_t last, int64_t first_table, int64_t last_table)
+        : last(last), first_table(first_table), last_table(last_table) {
+        const int64_t count = bags.B * bags.T, ids_a_bag = std::max<int64_t>(1, count ? bags.begin(count) / count : 1);
+        bags_ahead = std::min((kAhead + ids_a_bag - 1) / ids_a_bag, last_table - first_table);
     }
 
-   private:
-    const Bags& bags_;
-    const Id* ids_;
-    int64_t b_, last_, t_, first_table_, last_table_, lead_ = 0;
+    // row(t, id) is the address to ask for, `columns` floats of it.
+    template <class Id, class Row>
+    void from(const Bags& bags, const Id* ids, int64_t b, int64_t t, int64_t columns, Row&& row) const {
+        if ((t += bags_ahead) >= last_table) t -= last_table - first_table, ++b;
+        if (b >= last) return;
+        const int64_t end = bags.end(b * bags.T + t);
+        for (int64_t n = bags.begin(b * bags.T + t); n < end; ++n) prefetch(row(t, ids[n]), columns);
+    }
 };
 
 // ---- forward
@@ -146,18 +135,19 @@ void pool_columns(const float* table, int64_t D, const Id* ids, int64_t count, f
     for (int v = 0; v < kVecs; ++v) streaming ? stream(to + v * kLanes, sum[v]) : store(to + v * kLanes, sum[v]);
 }
 
+// `bags` by value here and below: the compiler then knows that no store changes it.
 template <int kD, class Id>
-void pool(const Bags& bags, const float* weight, const Id* ids, float* out, bool streaming, int64_t first,
+void pool(const Bags bags, const float* weight, const Id* ids, float* out, bool streaming, int64_t first,
           int64_t last) {
     constexpr int kVecs = kD && kD < 4 * kLanes ? kD / kLanes : 4;
     const int64_t T = bags.T, D = kD ? kD : bags.D;
-    Lookahead<Id> ahead(bags, ids, first, last, 0, T);
+    const Lookahead ahead(bags, last, 0, T);
     for (int64_t b = first; b < last; ++b)
         for (int64_t t = 0; t < T; ++t) {
             const int64_t begin = bags.begin(b * T + t), count = bags.end(b * T + t) - begin;
             const float* table = weight + bags.row_offsets[t] * D;
             float* to = out + (b * T + t) * D;
-            ahead.work_on(count, D, [&](int64_t t, Id id) { return weight + (bags.row_offsets[t] + id) * D; });
+            ahead.from(bags, ids, b, t, D, [&](int64_t t, Id id) { return weight + (bags.row_offsets[t] + id) * D; });
             int64_t d = 0;
             for (; d + kVecs * kLanes <= D; d += kVecs * kLanes)
                 pool_columns<kVecs>(table + d, D, ids + begin, count, to + d, streaming);
@@ -187,7 +177,7 @@ struct Target {
 };
 
 template <int kColumns, class Id>
-void add_gradients(const Bags& bags, float* weight, const Id* ids, const float* dout, float rate, const Share& share) {
+void add_gradients(const Bags bags, float* weight, const Id* ids, const float* dout, float rate, const Share& share) {
     const int64_t T = bags.T, D = bags.D, columns = kColumns ? kColumns : share.columns;
     std::vector<std::vector<float>> sums(share.last - share.first);
     std::vector<Target> targets(share.last - share.first);
@@ -206,13 +196,13 @@ void add_gradients(const Bags& bags, float* weight, const Id* ids, const float* 
         }
     }
     const Target* target = targets.data() - share.first;
-    Lookahead<Id> ahead(bags, ids, 0, bags.B, share.first, share.last);
+    const Lookahead ahead(bags, bags.B, share.first, share.last);
     for (int64_t b = 0; b < bags.B; ++b)
         for (int64_t t = share.first; t < share.last; ++t) {
             const int64_t begin = bags.begin(b * T + t), end = bags.end(b * T + t);
             const float* g = dout + (b * T + t) * D + share.column;
-            ahead.work_on(end - begin, columns,
-                          [&](int64_t t, Id id) { return target[t].rows + id * target[t].stride; });
+            ahead.from(bags, ids, b, t, columns,
+                       [&](int64_t t, Id id) { return target[t].rows + id * target[t].stride; });
             for (int64_t n = begin; n < end; ++n) {
                 float* to = target[t].rows + ids[n] * target[t].stride;
                 const float factor = target[t].factor;
@@ -279,7 +269,7 @@ const uint64_t* sorted_occurrences(Workspace& workspace, const Bags& bags, const
 }
 
 template <int kD, class Id>
-void adagrad(const Bags& bags, float* weight, float* state, const Id* ids, const float* dout, float rate, float eps,
+void adagrad(const Bags bags, float* weight, float* state, const Id* ids, const float* dout, float rate, float eps,
              float scale, int64_t t, uint32_t part, uint32_t parts) {
     const int64_t T = bags.T, D = kD ? kD : bags.D;
     Workspace& workspace = thread_workspace;

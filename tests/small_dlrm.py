@@ -1,5 +1,6 @@
 """A DLRM data set of a few thousand rows in the true format, and the settings that train on it in a second."""
 
+import gzip
 import json
 from pathlib import Path
 
@@ -50,3 +51,18 @@ def losses(log: Path) -> dict[int, float]:
         for record in records(log)
         if record["key"] == "tracked_stats"
     }
+
+
+def write_days(folder: Path, days: int = 2, rows: int = 400, seed: int = 0) -> Path:
+    """Raw click logs as Criteo ships them: day_N.gz, tab-separated, some fields empty."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(seed)
+    for day in range(days):
+        lines = []
+        for _ in range(rows):
+            integers = ["" if rng.random() < 0.2 else str(rng.integers(-1, 50)) for _ in range(13)]
+            hashes = ["" if rng.random() < 0.1 else f"{rng.integers(20) * 2654435761 % 2**32:08x}" for _ in range(26)]
+            lines.append("\t".join([str(rng.integers(2)), *integers, *hashes]))
+        with gzip.open(folder / f"day_{day}.gz", "wt") as file:
+            file.write("\n".join(lines) + "\n")
+    return folder

@@ -31,13 +31,11 @@ class Case:
     grad_scale: Tensor | None = None
     found_inf: Tensor | None = None
 
-    def to(self, where) -> "Case":
-        """A copy of everything on a device, or with all floats in another dtype."""
-        changed = {}
-        for name, x in vars(self).items():
-            dtype = isinstance(where, torch.dtype)
-            changed[name] = None if x is None else x.to(where).clone() if not dtype or x.is_floating_point() else x
-        return replace(self, **changed)
+    def to(self, where: torch.dtype | str) -> "Case":
+        """A copy: on a device, or with tables and gradients in a dtype (lr and its like are float32 always)."""
+        floats = ("weight", "dout", "state")
+        moved = (n for n, x in vars(self).items() if x is not None and (n in floats or not isinstance(where, torch.dtype)))
+        return replace(self, **{name: getattr(self, name).to(where, copy=True) for name in moved})
 
     def abs(self) -> "Case":
         """Makes an update add up the sizes of all its terms: the scale of its rounding errors."""

@@ -311,12 +311,36 @@ def test_the_checkers_globals_and_the_root_logger_are_left_alone(file, demo):
 
 
 def test_many_faulty_lines_take_time_in_proportion(file, demo):
+    """The official checker prints its whole state for each of them, and says the last alone."""
+    closed = changed(changed(demo, "submission_division", value="closed"), "submission_platform", value="machine")
     at = line_of(demo, "eval_accuracy")
+    tensor = (
+        TOKEN.encode() + b'{"key": "weights_initialization", "value": 1, "time_ms": 1, "metadata": {"tensor": "t"}}'
+    )
     bad = changed(demo, "eval_accuracy", metadata={})[at]
     before = time.perf_counter()
-    findings = check_file(file([*demo[:at], *[bad] * 5000, *demo[at:]]))
-    assert time.perf_counter() - before < 5
-    assert len(findings) == 5000  # the official checker says the last alone
+    findings = check_file(file([*closed[:at], *[tensor] * 3000, *[bad] * 3000, *closed[at:]]))
+    assert time.perf_counter() - before < 4
+    assert sum("no 'epoch_num' in its metadata" in finding.message for finding in findings) == 3000
+
+
+def test_a_rule_file_is_applied_once(file, demo):
+    """Each optimizer record enqueues one more time the rule file of that optimizer."""
+    closed = changed(demo, "submission_division", value="closed")
+    closed = changed(closed, "submission_benchmark", value="resnet")
+    lars = TOKEN.encode() + b'{"key": "opt_name", "value": "lars", "time_ms": 1, "metadata": {}}'
+    before = time.perf_counter()
+    findings = check_file(file([*closed, *[lars] * 3000]))
+    assert time.perf_counter() - before < 4
+    assert len([finding for finding in findings if finding.rule == "compliance/lars_epsilon"]) == 1
+
+
+def test_of_two_records_on_a_line_the_last_is_seen(file, demo):
+    records, findings = read_records(file(two_on_a_line(demo)))
+    assert [finding.rule for finding in findings] == ["record/two-on-a-line"]
+    seen = [record.key for record in records]
+    assert "eval_samples" in seen
+    assert "train_samples" not in seen
 
 
 def test_files_that_are_none(tmp_path):

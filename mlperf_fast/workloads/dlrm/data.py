@@ -153,13 +153,13 @@ def train_batches(
     The order is the same on every rank, and another one in each epoch; `start_step` skips what an interrupted run
     has trained. The last, short group is padded to `batch_size` (see Batch.weight). Use it in a `with` block.
     """
+    reader = _Reader(Path(folder) / TRAIN_FILE, meta.train_samples, meta, batch_size, rank, world, tables, device)
     steps = batch_count(meta.train_samples, batch_size)
     first_epoch, skip = divmod(start_step, steps)
     orders = (batch_order(meta.train_samples, batch_size, seed, epoch) for epoch in range(first_epoch, epochs))
     groups = (int(group) for order in orders for group in order)
     for _ in range(skip):
         next(groups, None)
-    reader = _Reader(Path(folder) / TRAIN_FILE, meta.train_samples, meta, batch_size, rank, world, tables, device)
     left = max(0, epochs * steps - start_step)
     return Prefetcher((batch for batch, _ in reader.batches(groups)), length=left, device=device)
 
@@ -176,8 +176,8 @@ def test_batches(
 ) -> Prefetcher[tuple[Batch, int]]:
     """(batch, valid) over the test set in file order. This rank's first `valid` rows are test samples, the rest
     padding: over all batches and ranks each test sample comes exactly once."""
-    groups = range(batch_count(meta.test_samples, batch_size))
     reader = _Reader(Path(folder) / TEST_FILE, meta.test_samples, meta, batch_size, rank, world, tables, device)
+    groups = range(batch_count(meta.test_samples, batch_size))
     return Prefetcher(reader.batches(groups), length=len(groups), device=device)
 
 

@@ -39,7 +39,7 @@ TABLE_ROWS = (
 )  # fmt: skip
 ZIPF = 1.05
 # The teacher's weights: of each id, of each pair, and of each integer.
-ID_SD, PAIR_WEIGHT, INTEGER_SD = 0.45, 0.35, 0.35
+ID_SD, PAIR_WEIGHT, INTEGER_SD = 0.65, 0.25, 0.5
 CLICK_RATE = 0.0332  # Criteo's is 3.2 to 3.4 %
 PAIRS = ((0, 9), (2, 19), (4, 20), (10, 21), (14, 23), (1, 12))  # tables whose ids act together
 

@@ -56,7 +56,7 @@ def demo() -> DLRMConfig:
         log_every=64,
         data=Data(path="~/.cache/mlperf_fast/dlrm/demo", generated="demo"),
         model=Model(dim=16, bottom=(64, 32, 16), top=(128, 64, 32, 1)),
-        optimizer=Optimizer(lr=2.0, warmup=10, decay_start=166, decay_steps=93),
+        optimizer=Optimizer(lr=3.0, warmup=10, decay_start=166, decay_steps=93),
     )
 
 

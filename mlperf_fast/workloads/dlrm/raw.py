@@ -17,7 +17,7 @@ from mlperf_fast.workloads.dlrm.data import COLUMN_NAMES, COLUMNS
 
 GZIP = 31  # zlib's code for "gzip header and checksum, window of 32 KiB"
 READ_BYTES = 1 << 20
-TEXT_BYTES = 8 << 20  # most text that is inflated at once
+TEXT_BYTES = 4 << 20  # most text that is inflated at once
 LONGEST_LINE = 1 << 16  # a true line has about 250 bytes
 
 EXPECTED = {

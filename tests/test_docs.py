@@ -1,0 +1,74 @@
+"""Every command that the documents show is run: `run` on a small data set, what needs a cluster as far as it can."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import small_dlrm
+
+from mlperf_fast import cli
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def commands(document: Path, program: str) -> list[list[str]]:
+    """Command lines of `program` in the document's code blocks and epilogs, comments and continuations resolved."""
+    blocks = re.findall(r"```(?:sh)?\n(.*?)```", document.read_text(), flags=re.DOTALL)
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    return [shlex.split(line, comments=True) for line in lines if re.match(rf"{program}\b", line.strip())]
+
+
+def test_every_mlperf_fast_command_works_as_shown(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    data = small_dlrm.write(tmp_path / "small")
+    small_dlrm.write_days(tmp_path / "criteo_days")
+    shown = [line for document in DOCUMENTS for line in commands(document, "mlperf-fast")]
+    assert len(shown) >= 5
+    for line in shown:
+        arguments = line[1:]
+        if arguments[0] == "run" and "--resume" not in arguments and "--print-config" not in arguments:
+            arguments += small_dlrm.settings(data, "max_epochs=1")
+        # 1: a small run misses its target, which is no fault of the command.
+        assert cli.main(arguments) in ((0, 1) if arguments[0] == "run" else (0,)), line
+
+
+def test_every_torchrun_command_names_a_valid_run(monkeypatch, capsys):
+    shown = [line for document in DOCUMENTS for line in commands(document, "torchrun")]
+    assert shown
+    for line in shown:
+        module = line.index("mlperf_fast")
+        assert line[module - 1] == "-m"
+        assert cli.main([*line[module + 1 :], "--print-config"]) == 0, line
+        assert "--set" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_make_target_exists(document):
+    for line in commands(document, "make"):
+        answer = subprocess.run(["make", "--dry-run", *line[1:]], cwd=ROOT, capture_output=True, text=True, check=False)
+        assert answer.returncode == 0, f"{' '.join(line)}: {answer.stderr}"
+
+
+def test_the_examples_of_the_help_parse():
+    for line in cli.EXAMPLES.splitlines()[1:]:
+        words = re.split(r"\s{2,}", line.strip())[0].split()
+        start = 1 if words[0] == "mlperf-fast" else words.index("mlperf_fast") + 1
+        assert cli.parser().parse_args(words[start:]).function, line
+
+
+def test_links_lead_somewhere():
+    for document in DOCUMENTS:
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", document.read_text()):
+            assert (document.parent / target).exists(), f"{document.name} links to {target}"
+
+
+def test_help_of_every_command_says_what_it_does():
+    for command in ("list", "env", "prepare", "run", "check"):
+        answer = subprocess.run(
+            [sys.executable, "-m", "mlperf_fast", command, "--help"], capture_output=True, text=True, check=True
+        )
+        assert len(answer.stdout.splitlines()) >= 6
