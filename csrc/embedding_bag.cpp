@@ -128,11 +128,20 @@ struct Lookahead {
 
 // to[0 .. kVecs * kLanes) = the sum of these columns over `count` rows of a table
 template <int kVecs, class Id>
-void pool_columns(const float* table, int64_t D, const Id* ids, int64_t count, float* to, bool streaming) {
-    Vec sum[kVecs] = {};
-    for (int64_t n = 0; n < count; ++n)
+inline __attribute__((always_inline)) void pool_columns(const float* table, int64_t D, const Id* ids, int64_t count, float* to, bool streaming) {
+    Vec sum[kVecs];
+#pragma GCC unroll 8
+    for (int v = 0; v < kVecs; ++v) sum[v] = count ? load(table + ids[0] * D + v * kLanes) : Vec{};
+    for (int64_t n = 1; n < count; ++n)
+#pragma GCC unroll 8
         for (int v = 0; v < kVecs; ++v) sum[v] += load(table + ids[n] * D + v * kLanes);
-    for (int v = 0; v < kVecs; ++v) streaming ? stream(to + v * kLanes, sum[v]) : store(to + v * kLanes, sum[v]);
+    if (streaming) {
+#pragma GCC unroll 8
+        for (int v = 0; v < kVecs; ++v) stream(to + v * kLanes, sum[v]);
+    } else {
+#pragma GCC unroll 8
+        for (int v = 0; v < kVecs; ++v) store(to + v * kLanes, sum[v]);
+    }
 }
 
 // `bags` by value here and below: the compiler then knows that no store changes it.

@@ -67,7 +67,11 @@ def _native() -> dict[str, str]:
         from mlperf_fast import _C
     except ImportError as error:
         return {"_C": f"absent: {error}"}
-    malloc = "freed memory is kept" if _C.memory_is_tuned else "left as it is (MLPERF_FAST_MALLOC=0, or no glibc)"
+    malloc = (
+        "freed memory is kept, huge pages are asked for embedding tables"
+        if _C.memory_is_tuned
+        else "left as it is (MLPERF_FAST_MALLOC=0, or no glibc)"
+    )
     return {
         "_C": f"{_C.level} (this processor also runs: {', '.join(_C.supported_levels())})",
         "_cuda": "absent: this version has no CUDA C++ kernels",

@@ -13,7 +13,7 @@ COMMON = {"errors", "config", "suite", "tensor_names"}
 ALLOWED = {
     "submission": {"submission", "suite"},
     "ops": {"ops", "kernels", "_C"},
-    "nn": {"nn", "ops"},
+    "nn": {"nn", "ops", "_C"},
     "optim": {"optim", "ops"},
     "data": {"data", "_C"},
     "loop": {"loop", "submission", "optim", "ops", "workloads"},  # workloads: base.py, the contract, alone

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from mlperf_fast import _C
 from mlperf_fast.ops.embedding_bag import embedding_bag, raise_if_bad_ids
 
 
@@ -33,6 +34,9 @@ class EmbeddingTables(torch.nn.Module):
         place = "cpu" if torch.device(device).type == "meta" else device
         self.register_buffer("row_offsets", torch.tensor(starts, dtype=torch.int64, device=place), persistent=False)
         self._starts = starts
+        if self.weight.device.type == "cpu" and _C.memory_is_tuned:
+            # Rows are read all over a table: with pages of 2 MiB, fewer address translations miss.
+            _C.advise_huge_pages(self.weight.data_ptr(), self.weight.nbytes)
         errors = torch.zeros(3, dtype=torch.int64, device=place)
         self.register_buffer("id_errors", errors, persistent=False)
         self.forget()

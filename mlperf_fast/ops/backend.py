@@ -34,6 +34,9 @@ class Applies:
     devices: tuple[str, ...] | None = None
     dtypes: tuple[torch.dtype, ...] | None = None
 
+    def fits(self, device: str, dtype: torch.dtype) -> bool:
+        return (self.devices is None or device in self.devices) and (self.dtypes is None or dtype in self.dtypes)
+
 
 @dataclass(frozen=True)
 class Op:
@@ -49,26 +52,22 @@ class Op:
 OPS: dict[str, Op] = {}  # filled as mlperf_fast.ops is imported; choices() walks it
 _default: str | None = None
 _used: dict[str | None, str] = {}  # what `with use_backend` holds now; the key None stands for every op
-_own: dict[tuple[str, str], str] = {}  # (op, device type) -> the table's choice; neither changes during a run
+_own: dict[tuple[str, str, torch.dtype], str] = {}  # (op, device type, dtype) -> the table's first that fits
 
 
 def resolve(op: Op, x: torch.Tensor, backend: str | None = None) -> str:
     """The name of the backend that runs `op` on `x`, about a microsecond. UserError when it can't."""
     device = x.device.type
-    name = backend or _wanted(op, device)
+    name = backend or _wanted(op, device, x.dtype)
     applies = op.table.get(name)
-    if (
-        applies is None
-        or (applies.devices is not None and device not in applies.devices)
-        or (applies.dtypes is not None and x.dtype not in applies.dtypes)
-    ):
+    if applies is None or not applies.fits(device, x.dtype):
         raise UserError(_refusal(op, name, device, x.dtype))
     return name
 
 
-def chosen(op: str, device_type: str) -> str:
-    """The backend that `op` would run with on this device type, when a call names none."""
-    return _wanted(OPS[op], device_type)
+def chosen(op: str, device_type: str, dtype: torch.dtype = torch.float32) -> str:
+    """The backend that `op` would run with on this device type and dtype, when a call names none."""
+    return _wanted(OPS[op], device_type, dtype)
 
 
 def choices(device_type: str | None = None) -> dict[str, str]:
@@ -119,16 +118,16 @@ def define(schema: str, implementation: Callable[..., Any], fake: Callable[..., 
     return getattr(torch.ops.mlperf_fast, name).default
 
 
-def _wanted(op: Op, device: str) -> str:
+def _wanted(op: Op, device: str, dtype: torch.dtype) -> str:
     if op.name in _used:
         return _used[op.name]
     for name in (_used.get(None), _default):
         if name in op.table:
             return name
-    own = _own.get((op.name, device))
+    own = _own.get((op.name, device, dtype))
     if own is None:
-        own = next(n for n, a in op.table.items() if (a.devices is None or device in a.devices) and _installed(n))
-        _own[op.name, device] = own
+        own = next(name for name, a in op.table.items() if a.fits(device, dtype) and _installed(name))
+        _own[op.name, device, dtype] = own
     return own
 
 

@@ -16,6 +16,11 @@ def samples():
     return SAMPLES
 
 
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "result_0.txt"
+
+
 @pytest.fixture(scope="session")
 def write_log():
     """write_log(path, benchmark) -> path: the log of a small demo run, written by RunLog as a run does."""
@@ -38,6 +43,24 @@ def write_log():
             log.event("eval_accuracy", accuracy if len(accuracy) > 1 else 0.25, {"epoch_num": 1})
             log.end("block_stop", metadata={"first_epoch_num": 1})
             log.end("run_stop", metadata={"status": status})
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory, write_log):
+    """The lines of a good demo log, as bytes without their ends."""
+    return write_log(tmp_path_factory.mktemp("demo") / "result_0.txt").read_bytes().splitlines()
+
+
+@pytest.fixture
+def file(tmp_path):
+    """file(content) -> path of a result log with that content (bytes, or lines)."""
+
+    def write(content):
+        path = tmp_path / "result_0.txt"
+        path.write_bytes(content if isinstance(content, bytes) else b"".join(line + b"\n" for line in content))
         return path
 
     return write

@@ -2,6 +2,7 @@ import errno
 import fcntl
 import gzip
 import hashlib
+import itertools
 import json
 import multiprocessing
 import os
@@ -84,7 +85,7 @@ def reference(days, max_index_range):
         for rows in parsed
     ]
     test = final[-1][: (len(final[-1]) + 1) // 2]
-    return sum(final[:-1], []), test, [len(dictionary) for dictionary in dictionaries]
+    return list(itertools.chain(*final[:-1])), test, [len(dictionary) for dictionary in dictionaries]
 
 
 # What it makes --------------------------------------------------------------------------------------------------------
@@ -199,7 +200,7 @@ def test_a_file_of_several_gzip_members_is_one_text(tmp_path):
 def test_real_records(tmp_path):
     meta = prepare.prepare(FLIGHTS, tmp_path / "out")
     assert (meta.train_samples, meta.test_samples) == (40_000, 4_000)
-    days = [gzip.open(FLIGHTS / f"day_{day}.gz", "rt").read().splitlines() for day in range(6)]
+    days = [gzip.decompress((FLIGHTS / f"day_{day}.gz").read_bytes()).decode().splitlines() for day in range(6)]
     train, test, counts = reference(days, 40_000_000)
     assert list(meta.table_rows) == counts
     assert read_bin(tmp_path / "out" / data.TEST_FILE).tolist() == [list(row) for row in test]
@@ -463,7 +464,7 @@ def test_missing_days_are_named(tmp_path):
         prepare.prepare(source, tmp_path / "out")
     for day in (1, 3):
         (source / f"day_{day}.gz").unlink()
-    with pytest.raises(UserError, match="holds 1 files day_N.gz, but 2 are the least"):
+    with pytest.raises(UserError, match=r"holds 1 files day_N\.gz, but 2 are the least"):
         prepare.prepare(source, tmp_path / "out")
 
 

@@ -53,7 +53,8 @@ from mlperf_fast.workloads.dlrm.verify import (
 )
 
 WORK = "unfinished"
-OURS = {TRAIN_FILE, TEST_FILE, COUNTS_FILE, META_FILE, WORK}
+# What an interrupted prepare may leave in the output folder; .new files are written before they replace others.
+OURS = {TRAIN_FILE, TEST_FILE, COUNTS_FILE, f"{COUNTS_FILE}.new", META_FILE, f"{META_FILE}.new", WORK}
 SAY_EVERY = 10.0  # seconds
 # Rows whose new dictionary entries are collected at once.
 INDEX_BLOCK = 16384

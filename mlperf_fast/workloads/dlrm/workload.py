@@ -19,8 +19,8 @@ from mlperf_fast.workloads.base import Progress, Workload
 from mlperf_fast.workloads.dlrm import data
 from mlperf_fast.workloads.dlrm.model import DENSE_FEATURES, DLRM, initialise, shard_tables
 from mlperf_fast.workloads.dlrm.prepare import prepare
-from mlperf_fast.workloads.dlrm.verify import verify
 from mlperf_fast.workloads.dlrm.presets import PRESETS, DLRMConfig
+from mlperf_fast.workloads.dlrm.verify import verify
 
 
 def folder(cfg: DLRMConfig) -> Path:
