@@ -22,15 +22,13 @@ from mlperf_fast.ops.sgd import sgd_
 IMPORTS = ("mlperf_fast", "mlperf_fast.ops", "mlperf_fast.workloads.dlrm.workload")
 
 
-def import_seconds(module: str) -> tuple[float, float]:
-    """Wall and CPU seconds of `import module` in a fresh process that has imported torch."""
-    program = (
-        "import torch, time; wall, cpu = time.perf_counter(), time.process_time(); "
-        f"import {module}; print(time.perf_counter() - wall, time.process_time() - cpu)"
-    )
+def import_seconds() -> list[tuple[float, float]]:
+    """Wall and CPU seconds of each of IMPORTS, in a process that imported torch. Later ones include earlier."""
+    program = "import torch, time; wall, cpu = time.perf_counter(), time.process_time()\n"
+    for module in IMPORTS:
+        program += f"import {module}; print(time.perf_counter() - wall, time.process_time() - cpu)\n"
     answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    wall, cpu = map(float, answer.stdout.split())
-    return wall, cpu
+    return [(float(wall), float(cpu)) for wall, cpu in (line.split() for line in answer.stdout.splitlines())]
 
 
 def calls() -> dict[str, Callable[[int], object]]:
@@ -66,11 +64,8 @@ def measure(chosen: Namespace) -> Iterator[Row]:
     candidates: dict[str, Candidate | str] = {name: Local(call) for name, call in calls().items()}
     for name, timing in compare(candidates, command.effort(chosen)).items():
         yield Row("call overhead", name, "fp32", chosen.threads, 0, 0, "none", {"ours": timing})
-    samples: dict[str, list[tuple[float, float]]] = {module: [] for module in IMPORTS}
-    for _ in range(1 if chosen.quick else 9):
-        for module, found in samples.items():
-            found.append(import_seconds(module))
-    for module, found in samples.items():
+    samples = [import_seconds() for _ in range(1 if chosen.quick else 9)]
+    for module, found in zip(IMPORTS, zip(*samples, strict=True), strict=True):
         timing = summary(found, 1)
         yield Row("import, beyond torch's own", module, "-", chosen.threads, 0, 0, "none", {"ours": timing})
 

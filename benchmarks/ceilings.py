@@ -5,22 +5,29 @@
                         written in order; 1,024 bytes a row. A kernel that prefetches further can exceed 100 %
     gemm      GFLOP/s   C = A B, 2048 x 2048 x 2048, float32
     bf16-gemm GFLOP/s   the same in bfloat16
-Each is the best of several tries: a limit is what the machine can do, not what it did on average.
+Each is the best of several tries, before and after the benchmark: a limit is what the machine can do at best.
 """
 
 import time
 from collections.abc import Callable, Iterable
 
 import torch
+from measure import Row
 from peer import advise_huge_pages
 
 UNITS = {"triad": "GB/s", "gather": "GB/s", "gemm": "GFLOP/s", "bf16-gemm": "GFLOP/s"}
 
 
-def measure(names: Iterable[str], *, quick: bool = False) -> dict[str, float]:
+def measure(names: Iterable[str] = UNITS, *, quick: bool = False) -> dict[str, float]:
     """Name -> GB/s or GFLOP/s, with torch's present number of threads."""
     tries = {"triad": _triad, "gather": _gather, "gemm": _gemm, "bf16-gemm": lambda q: _gemm(q, torch.bfloat16)}
     return {name: tries[name](quick) for name in UNITS if name in set(names)}
+
+
+def again(before: dict[str, float], rows: Iterable[Row], *, quick: bool = False) -> dict[str, float]:
+    """Those that the rows refer to, measured once more: the higher of the two."""
+    after = measure({row.ceiling for row in rows}, quick=quick)
+    return {name: max(value, before[name]) for name, value in after.items()}
 
 
 def _triad(quick: bool) -> float:

@@ -1,4 +1,12 @@
-"""The command line that all benchmarks share: options, threads, ceilings, where results go."""
+"""The command line that all benchmarks share: options, threads, ceilings, where results go.
+
+Each benchmark imports it before torch: OpenMP reads its environment once, when torch loads it.
+"""
+
+import os
+
+# As the package's commands do, and so for every competitor, those in other processes too: threads that wait sleep.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import argparse
 import subprocess
@@ -54,11 +62,12 @@ def main(stem: str, options: argparse.ArgumentParser, measure: Callable[[argpars
     chosen = options.parse_args()
     settle(chosen)
     header = machine.header()
+    limits = ceilings.measure(quick=chosen.quick)
     rows = []
     for row in measure(chosen):
         rows.append(row)
         print(f"measured {row.op} {row.shape} {row.dtype}", file=sys.stderr, flush=True)
-    limits = ceilings.measure({row.ceiling for row in rows}, quick=chosen.quick)
+    limits = ceilings.again(limits, rows, quick=chosen.quick)
     print(report.text(rows, header, limits))
     folder = results_folder(chosen)
     if folder:

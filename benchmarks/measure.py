@@ -6,19 +6,19 @@
 - Inputs rotate. A server's last-level cache can be too large to flush (260 MB on one machine used, shared with its
   neighbours), so instead each call takes the next of several input sets that together exceed twice that cache, and
   the competitors evict each other. Each has weights of its own.
-- Figures are medians with the 20th and 80th percentile, in wall time and in process CPU time (all threads). A thread
-  that waits for work spins for some milliseconds, and that counts as CPU time; before a competitor in another process
-  runs, such threads are given time to fall asleep.
+- Figures are medians with the 20th and 80th percentile, in wall time and in process CPU time (all threads). Where
+  OpenMP's waiting threads spin, that counts as CPU time; the default here is that they sleep (command.py). Before a
+  competitor in another process runs, they are given time to fall asleep in any case.
 - Everybody has the same allocator: importing mlperf_fast._C raises glibc's thresholds for this process, competitors
   included, and a competitor's own process does the same by `peer.tune_malloc`. Embedding tables get huge pages on
-  both sides.
+  both sides, and the number of threads is the same.
 - Benchmarks measure and never assert.
 """
 
 import gc
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -151,7 +151,7 @@ def _warm_up(candidate: Candidate, effort: Effort) -> int:
             return max(1, min(10_000, round(SAMPLE_SECONDS / max(wall, 1e-9))))
 
 
-def summary(samples: list[tuple[float, float]], calls: int) -> Timing:
+def summary(samples: Sequence[tuple[float, float]], calls: int) -> Timing:
     """From (wall, CPU) seconds a call."""
     wall, cpu = (tuple(float(x) * 1e3 for x in np.percentile(part, (50, 20, 80))) for part in np.transpose(samples))
     return Timing(wall, cpu, len(samples), calls)  # type: ignore[arg-type]

@@ -30,7 +30,8 @@ def check(rows: list[dict], lines: list[dict], printed: str, ours: str) -> None:
         timings = {name: found for name, found in row["results"].items() if not isinstance(found, str)}
         peers = {name: found for name, found in timings.items() if name != ours}
         assert set(row["ratios"]) == set(peers)
-        shown = next(line for line in printed.splitlines() if line.startswith(row["shape"]) and row["dtype"] in line)
+        table = printed[printed.index("\n" + row["op"] + "  ") :].splitlines()
+        shown = next(line for line in table if line.startswith(row["shape"]) and row["dtype"] in line)
         for name, found in timings.items():
             low, high = found["wall"][1:]
             assert 0 < low <= found["wall"][0] <= high

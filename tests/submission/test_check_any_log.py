@@ -68,9 +68,9 @@ HUGE = b'":::MLLOG' + b"x" * 2_000_000
 )
 def test_any_bytes_have_a_finding(file, content, rule, line, message):
     path = file(content)
-    before = time.perf_counter()
+    before = time.process_time()
     findings = check_file(path)
-    assert time.perf_counter() - before < 2  # the official parser takes hours for the longest
+    assert time.process_time() - before < 2  # the official parser takes hours for the longest
     assert not passes(findings)
     found = [finding for finding in findings if finding.rule == rule and finding.line == line]
     assert found, findings
@@ -116,9 +116,9 @@ def test_many_faulty_lines_take_time_in_proportion(file, demo):
         TOKEN.encode() + b'{"key": "weights_initialization", "value": 1, "time_ms": 1, "metadata": {"tensor": "t"}}'
     )
     bad = changed(demo, "eval_accuracy", metadata={})[at]
-    before = time.perf_counter()
+    before = time.process_time()
     findings = check_file(file([*closed[:at], *[tensor] * 3000, *[bad] * 3000, *closed[at:]]))
-    assert time.perf_counter() - before < 4
+    assert time.process_time() - before < 4
     assert sum("no 'epoch_num' in its metadata" in finding.message for finding in findings) == 3000
 
 
@@ -127,9 +127,9 @@ def test_a_rule_file_is_applied_once(file, demo):
     closed = changed(demo, "submission_division", value="closed")
     closed = changed(closed, "submission_benchmark", value="resnet")
     lars = TOKEN.encode() + b'{"key": "opt_name", "value": "lars", "time_ms": 1, "metadata": {}}'
-    before = time.perf_counter()
+    before = time.process_time()
     findings = check_file(file([*closed, *[lars] * 10_000]))
-    assert time.perf_counter() - before < 4
+    assert time.process_time() - before < 4
     assert len([finding for finding in findings if finding.rule == "compliance/lars_epsilon"]) == 1
 
 

@@ -367,7 +367,7 @@ def test_again_on_a_finished_folder_verifies_it(tmp_path):
     with pytest.raises(UserError, match="another data set"):
         prepare.prepare(source, tmp_path / "out", max_index_range=RANGE + 1)
     with open(tmp_path / "out" / data.TEST_FILE, "r+b") as file:
-        file.write(b"\1")
+        file.write(b"\5")
     with pytest.raises(UserError, match="no valid data set"):
         prepare.prepare(source, tmp_path / "out", max_index_range=RANGE)
 

@@ -64,8 +64,10 @@ def demo_flights() -> DLRMConfig:
     """Real flights of 2013, late or not, written in Criteo's layout; needs the extra `flights`."""
     return replace(
         demo(),
-        target=0.70,
+        batch_size=256,
+        target=0.75,
         data=Data(path="~/.cache/mlperf_fast/dlrm/flights", generated="flights"),
+        optimizer=Optimizer(lr=1.0, warmup=40, decay_start=680, decay_steps=360),
     )
 
 

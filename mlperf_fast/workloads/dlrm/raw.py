@@ -74,22 +74,23 @@ def text_blocks(path: Path) -> Iterator[bytes]:
 
 
 def _inflated(path: Path) -> Iterator[bytes]:
-    inflate, ended, data = zlib.decompressobj(wbits=GZIP), False, b""
+    # A gzip file may be several, one behind the other, with zeros at the end.
+    between, data = True, b""
     with open(path, "rb") as file:
         while data or (data := file.read(READ_BYTES)):
-            if ended:  # a gzip file may be several, one behind the other, with zeros at the end
+            if between:
                 data = data.lstrip(b"\0")
                 if not data:
                     continue
-                inflate, ended = zlib.decompressobj(wbits=GZIP), False
+                inflate = zlib.decompressobj(wbits=GZIP)
             try:
                 text = inflate.decompress(data, TEXT_BYTES)
             except zlib.error as error:
                 raise UserError(f"{path}: damaged near byte {file.tell():,} ({error}): get the file again") from None
-            ended = inflate.eof
-            data = inflate.unused_data if ended else inflate.unconsumed_tail
+            between = inflate.eof
+            data = inflate.unused_data if between else inflate.unconsumed_tail
             yield text
-        if not ended:
+        if not between:
             raise UserError(f"{path}: cut short at byte {file.tell():,} of gzip data: get the file again")
 
 
