@@ -61,13 +61,14 @@ def main(stem: str, options: argparse.ArgumentParser, measure: Callable[[argpars
     """Parses the command line, measures, prints, and writes results; returns the exit code. Bad options exit with 2."""
     chosen = options.parse_args()
     settle(chosen)
-    header = machine.header()
+    header, before = machine.header(), machine.usage()
     limits = ceilings.measure(quick=chosen.quick)
     rows = []
     for row in measure(chosen):
         rows.append(row)
         print(f"measured {row.op} {row.shape} {row.dtype}", file=sys.stderr, flush=True)
     limits = ceilings.again(limits, rows, quick=chosen.quick)
+    header["others during the run"] = machine.others(before)
     print(report.text(rows, header, limits))
     folder = results_folder(chosen)
     if folder:

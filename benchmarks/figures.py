@@ -131,13 +131,14 @@ def arguments() -> argparse.ArgumentParser:
 def main() -> int:
     chosen = arguments().parse_args()
     command.settle(chosen)
-    header, started, rows = machine.header(), time.perf_counter(), []
+    header, before, started, rows = machine.header(), machine.usage(), time.perf_counter(), []
     limits = ceilings.measure(quick=chosen.quick)
     for row in measure(chosen):
         rows.append(row)
         seconds = time.perf_counter() - started
         print(f"{seconds:4.0f} s  measured {row.op} {row.shape} {row.dtype}", file=sys.stderr, flush=True)
     limits = ceilings.again(limits, rows, quick=chosen.quick)
+    header["others during the run"] = machine.others(before)
     header["took"] = f"{time.perf_counter() - started:.0f} s"
     text = markdown(rows, header, limits)
     print(text)

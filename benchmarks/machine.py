@@ -3,6 +3,7 @@
 import os
 import platform
 import re
+import time
 from datetime import date
 from pathlib import Path
 
@@ -12,15 +13,12 @@ import mlperf_fast
 from mlperf_fast import _C
 from mlperf_fast.system import environment
 
-BUSY = 0.3  # load average a core, before a run begins, from which on the header calls the machine busy
+BUSY_CORES = 0.1  # taken by others on average, from which on the header calls the machine busy
 
 
 def header() -> dict[str, str]:
     """{item: text}. To be taken before the first measurement: the load average is that of others, then."""
     found = environment()
-    load = os.getloadavg()[0]
-    cores = len(os.sched_getaffinity(0))
-    busy = "busy: others were running, treat the figures as rough" if load > BUSY * cores else "quiet"
     return {
         "processor": found["machine"]["processor"],
         "cores": found["machine"]["cores"],
@@ -35,8 +33,28 @@ def header() -> dict[str, str]:
         "python": platform.python_version(),
         "mlperf_fast": mlperf_fast.__version__,
         "date": date.today().isoformat(),
-        "load before": f"{load:.2f} ({busy})",
+        "load average before": f"{os.getloadavg()[0]:.2f}",
     }
+
+
+def usage() -> tuple[float, float, float]:
+    """Now, in seconds: the clock, what all of the machine's cores have worked, and what this process and its ended
+    children have."""
+    own = sum(os.times()[:4])
+    try:
+        # user nice system idle iowait irq softirq steal, in ticks: all but idle and iowait are lost to others
+        ticks = [int(word) for word in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+    except OSError:
+        return time.perf_counter(), own, own  # no such file: others can't be seen
+    busy = sum(ticks) - ticks[3] - ticks[4]
+    return time.perf_counter(), busy / os.sysconf("SC_CLK_TCK"), own
+
+
+def others(before: tuple[float, float, float]) -> str:
+    """How many cores other processes took, on average, since `before` = usage(); competitors' children must be closed."""
+    clock, machine, own = (after - start for after, start in zip(usage(), before, strict=True))
+    cores = max(0.0, machine - own) / clock
+    return f"{cores:.2f} cores on average" + (" (busy: treat the figures as rough)" if cores > BUSY_CORES else "")
 
 
 def name() -> str:

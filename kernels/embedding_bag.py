@@ -263,7 +263,7 @@ def _embedding_bag_join_kernel(
 
 def bag_tile(D: int) -> dict[str, int]:
     """Compile-time sizes of the kernels that take BAGS bags a program: four elements a thread."""
-    BLOCK_D = min(triton.next_power_of_2(D), 512)
+    BLOCK_D = min(triton.next_power_of_2(D), 256)
     return {"BAGS": 512 // BLOCK_D, "BLOCK_D": BLOCK_D, "num_warps": 4, "enable_fp_fusion": True}
 
 

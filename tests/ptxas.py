@@ -11,8 +11,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 ARCHITECTURES = (80, 90, 100)  # A100, H100, B200
-MAX_SHARED = 227 * 1024  # bytes a block may have on H100 and B200; on A100 163 KiB
-MAX_SHARED_SM80 = 163 * 1024
+MAX_SHARED = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}  # bytes a block
 
 
 @dataclass(frozen=True)
@@ -26,7 +25,7 @@ class Usage:
 
 def usage(kernel, arguments: dict, architecture: int) -> Usage:
     """`arguments`, by name: a type such as "*fp32" or "i32" (":16" behind it: divisible by 16; pointers are), or
-    a value, which is compiled in (None: an argument that is absent). num_warps is an option, as in a launch.
+    a value, which is compiled in (None: an argument that is absent). Options stand among them, as in a launch.
     """
     arguments = dict(arguments)
     options = {name: arguments.pop(name) for name in ("num_warps", "enable_fp_fusion") if name in arguments}

@@ -1,0 +1,52 @@
+"""One name everywhere: an op's file in ops/ has its neighbours in csrc/, kernels/ and tests/."""
+
+from pathlib import Path
+
+import pytest
+
+from mlperf_fast.ops.backend import OPS
+
+ROOT = Path(__file__).parents[2]
+NOT_OPS = {"__init__", "backend", "checks"}
+NAMES = sorted(path.stem for path in (ROOT / "mlperf_fast" / "ops").glob("*.py") if path.stem not in NOT_OPS)
+# What an op doesn't have, and why. CUDA C++ (csrc/<op>.cu) comes with the `cuda` backend, for all ops at once.
+ABSENT = {
+    ("triton", "roc_auc"): "scores are gathered on the host, once an evaluation; the sort would be torch's anyway",
+}
+FILES = {
+    "cpp": ("csrc/{}.h", "csrc/{}.cpp"),
+    "triton": ("kernels/{}.py",),
+    "test": ("tests/ops/test_{}.py",),
+}
+
+
+def test_every_op_file_is_an_op():
+    assert sorted(OPS) == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("kind", FILES)
+def test_neighbours(name, kind):
+    if (kind, name) in ABSENT:
+        for pattern in FILES[kind]:
+            assert not (ROOT / pattern.format(name)).exists(), f"{pattern.format(name)} exists: take it out of ABSENT"
+        assert kind not in OPS[name].table
+        return
+    for pattern in FILES[kind]:
+        assert (ROOT / pattern.format(name)).exists(), f"{pattern.format(name)} is missing"
+    if kind != "test":
+        assert kind in OPS[name].table, f"the table of {name} lacks {kind}"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_parts_come_in_one_order(name):
+    text = (ROOT / "mlperf_fast" / "ops" / f"{name}.py").read_text()
+    heads = ["# 1. The truth", "# 2. Who can do it", "# 3. ", "# 4. The public function"]
+    places = [text.find(f"\n{head}") for head in heads]
+    assert -1 not in places
+    assert places == sorted(places)
+    assert list(OPS[name].table)[-1] == "ref", "the table's last line is the reference"
+
+
+def test_every_kernel_file_has_an_op():
+    assert {path.stem for path in (ROOT / "kernels").glob("*.py")} - {"__init__"} <= set(NAMES)
