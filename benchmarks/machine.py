@@ -51,7 +51,7 @@ def usage() -> tuple[float, float, float]:
 
 
 def others(before: tuple[float, float, float]) -> str:
-    """How many cores other processes took, on average, since `before` = usage(); competitors' children must be closed."""
+    """Cores that other processes took on average since `before` = usage(). Competitors' processes must have ended."""
     clock, machine, own = (after - start for after, start in zip(usage(), before, strict=True))
     cores = max(0.0, machine - own) / clock
     return f"{cores:.2f} cores on average" + (" (busy: treat the figures as rough)" if cores > BUSY_CORES else "")

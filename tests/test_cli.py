@@ -82,7 +82,8 @@ def test_no_closed_claims(capsys, tmp_path):
     for settings, message in (
         (["division=closed"], "a demo is never a closed result"),
         (["division=closed", "is_demo=false", "seed=1"], "draws its seed"),
-        (["division=closed", "is_demo=false", "target=0.5"], "target is 0.8025"),
+        (["division=closed", "is_demo=false", "target=0.5"], "fixes target at 0.8025"),
+        (["division=closed", "is_demo=false"], "fixes data.generated at None"),
     ):
         sets = [part for setting in settings for part in ("--set", setting)]
         code, _, err = call(capsys, "run", "dlrm", "--out", str(tmp_path / "run"), *sets)

@@ -7,6 +7,7 @@ torch is imported first so that both share torch's OpenMP runtime, and `torch.se
 import importlib
 import os
 from types import ModuleType
+from typing import Any
 
 import torch  # noqa: F401
 
@@ -37,6 +38,13 @@ def _probe() -> set[str]:
 _runs = _probe()
 level = supported_levels()[0]
 _best = load(level)
+
+
+def __getattr__(name: str) -> Any:
+    """For a name that the build doesn't hold; also tells type checkers that the native functions come at run time."""
+    raise AttributeError(f"mlperf_fast._C has no {name!r}: the build is older than the sources; build it again")
+
+
 globals().update({name: value for name, value in vars(_best).items() if not name.startswith("_")})
 
 # Freed memory is kept rather than given back: a fresh large tensor otherwise pays a page fault per 4 KiB.

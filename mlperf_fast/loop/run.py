@@ -17,8 +17,8 @@ from typing import Any, TypeVar
 
 import torch
 
-from mlperf_fast import __version__, suite
-from mlperf_fast.config import RunConfig, to_json
+from mlperf_fast import __version__
+from mlperf_fast.config import RunConfig, flatten, to_json
 from mlperf_fast.errors import UserError
 from mlperf_fast.loop import checkpoint, dist
 from mlperf_fast.loop.dist import Ranks
@@ -53,19 +53,14 @@ def run(
         on_first(ranks, lambda: w.ensure_data(cfg, say))
         require_names(cfg)
         with folder_lock(ranks, out):
-            state = on_first(ranks, lambda: resume_state(out) if resume else new_folder(out))
-            seed = (
-                state["seed"]
-                if resume
-                else on_first(ranks, lambda: cfg.seed if cfg.seed is not None else runlog.draw_seed())
-            )
-            log = runlog.open_log(out / "result_0.txt", ranks.rank, resume_at=state["log_offset"] if resume else None)
+            state = on_first(ranks, lambda: resumed_state(out) if resume else new_state(cfg, out))
+            log = runlog.open_log(out / "result_0.txt", ranks.rank, resume_at=state["log_offset"])
             if resume:
                 log.event("resumed", state["step"])
             else:
                 on_first(ranks, lambda: save_config(w, cfg, origins, preset, out))
-                open_submission(w, cfg, log, preset, seed)
-            outcome = train(w, cfg, ranks, log, out, seed, preset, resume)
+                open_submission(w, cfg, log, preset, state["seed"])
+            outcome = train(w, cfg, ranks, log, out, state["seed"], preset, resume)
             log.close()
             if ranks.is_first:
                 (out / "summary.json").write_text(json.dumps(dataclasses.asdict(outcome), indent=1) + "\n")
@@ -84,11 +79,13 @@ def refuse_false_claims(w: Workload, cfg: RunConfig) -> None:
         raise UserError("a demo is never a closed result: leave division=open")
     if cfg.seed is not None:
         raise UserError("the closed division draws its seed from the system: leave seed unset")
-    official = suite.BENCHMARKS[w.name].target.values()
-    if cfg.target not in official:
-        raise UserError(
-            f"the closed division's target is {max(official)}, not {cfg.target}; set division=open to train to another"
-        )
+    official, wanted = flatten(w.presets["closed"]()), flatten(cfg)
+    for key in wanted:
+        fixed = any(key == name or key.startswith(f"{name}.") for name in w.fixed_in_closed)
+        if fixed and wanted[key] != official[key]:
+            raise UserError(
+                f"the closed division fixes {key} at {official[key]}, not {wanted[key]}; set division=open to change it"
+            )
 
 
 def require_names(cfg: RunConfig) -> None:
@@ -100,7 +97,8 @@ def require_names(cfg: RunConfig) -> None:
 
 def on_first(ranks: Ranks, work: Callable[[], Value]) -> Value:
     """`work()`'s result, computed on rank 0 and given to all; a UserError there is raised on every rank."""
-    result, error = None, None
+    result: Any = None
+    error = None
     if ranks.is_first:
         try:
             result = work()
@@ -109,15 +107,16 @@ def on_first(ranks: Ranks, work: Callable[[], Value]) -> Value:
     result, error = dist.broadcast_object(ranks, (result, error))
     if error is not None:
         raise UserError(error)
-    return result  # type: ignore[return-value]
+    return result
 
 
-def new_folder(out: Path) -> None:
+def new_state(cfg: RunConfig, out: Path) -> dict[str, Any]:
     if (out / "result_0.txt").exists():
         raise UserError(f"{out} holds a run already: go on with it by `--resume {out}`, or choose another --out")
+    return {"seed": cfg.seed if cfg.seed is not None else runlog.draw_seed(), "log_offset": None}
 
 
-def resume_state(out: Path) -> dict[str, Any]:
+def resumed_state(out: Path) -> dict[str, Any]:
     if not (out / "result_0.txt").is_file():
         raise UserError(f"{out} holds no run to resume (no result_0.txt)")
     return checkpoint.latest(out / "checkpoints")

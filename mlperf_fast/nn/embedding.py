@@ -21,6 +21,9 @@ class EmbeddingTables(torch.nn.Module):
     """
 
     row_offsets: Tensor
+    id_errors: Tensor  # where device kernels record the first bad id; see ops/embedding_bag.py
+    ids: Tensor | None
+    pooled: Tensor | None
 
     def __init__(self, tables: Sequence[int], rows: Sequence[int], dim: int, device: torch.device | str) -> None:
         super().__init__()

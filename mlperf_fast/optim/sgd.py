@@ -35,8 +35,9 @@ class SGD:
         self.lr.fill_(self.schedule(step))
 
     def gradients(self) -> list[Tensor]:
-        dense = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
-        return dense + [table.pooled.grad for table in self.tables]
+        grads: list[Tensor | None] = [parameter.grad for parameter in self.parameters]
+        grads += [table.pooled.grad for table in self.tables]
+        return [grad for grad in grads if grad is not None]
 
     def apply(self, found_inf: Tensor) -> None:
         used = [parameter for parameter in self.parameters if parameter.grad is not None]

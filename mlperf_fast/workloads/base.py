@@ -34,15 +34,16 @@ class Workload:
 
     name: str  # the folder's name, a key of suite.BENCHMARKS
     presets: dict[str, Callable[[], Any]]
+    fixed_in_closed: tuple[str, ...]  # configuration keys, or groups, that a closed run must leave as in `closed`
     prepare: Callable[..., None]  # (cfg, raw, out, say): makes or converts the data set; see `mlperf-fast prepare`
     verify: Callable[..., None]  # (cfg, out, say): checks a prepared data set by content; UserError with what is wrong
     ensure_data: Callable[[Any, Callable[[str], None]], None]  # (cfg, say): UserError, or makes what a demo generates
     progress: Callable[[Any], Progress]
     model: Callable[[Any, Ranks, int], torch.nn.Module]  # (cfg, ranks, seed), on ranks.device, initialised
-    loss: Callable[[torch.nn.Module, Any], torch.Tensor]  # (model, batch) -> 0-dim float32; no sync inside
-    optimizer: Callable[[Any, torch.nn.Module], Any]  # see optim/
+    loss: Callable[[Any, Any], torch.Tensor]  # (model, batch) -> 0-dim float32; no sync inside
+    optimizer: Callable[[Any, Any], Any]  # (cfg, model); see optim/
     synthetic: Callable[[Any, Ranks], Any]  # a made-up batch with the shapes of real ones, for the warm-up
     train_batches: Callable[[Any, Ranks, int, int], AbstractContextManager[Iterable[Any]]]  # (cfg, ranks, seed, first)
-    evaluate: Callable[[Any, Ranks, torch.nn.Module], float]  # the quality metric, the same on every rank
+    evaluate: Callable[[Any, Ranks, Any], float]  # (cfg, ranks, model): the quality metric, the same on every rank
     hyperparameters: Callable[[Any], dict[str, Any]]  # log key -> value
-    check: Callable[[torch.nn.Module], None]  # at log points: raises UserError for faults that the device recorded
+    check: Callable[[Any], None]  # (model), at log points: raises UserError for faults that the device recorded

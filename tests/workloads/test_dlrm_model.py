@@ -120,10 +120,10 @@ def test_initialisation_has_the_reference_distributions():
     for rows, view in zip((4000, 64), net.emb_l.views(), strict=True):
         bound = math.sqrt(1 / rows)
         assert view.abs().max() <= bound
-        assert float(view.std()) == pytest.approx(bound / math.sqrt(3), rel=0.08)
+        assert view.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.08)
     layer = net.top_l[0]
-    assert float(layer.weight.std()) == pytest.approx(math.sqrt(2 / (layer.in_features + layer.out_features)), rel=0.1)
-    assert float(layer.bias.std()) == pytest.approx(math.sqrt(1 / layer.out_features), rel=0.3), "biases are random too"
+    assert layer.weight.std().item() == pytest.approx(math.sqrt(2 / (layer.in_features + layer.out_features)), rel=0.1)
+    assert layer.bias.std().item() == pytest.approx(math.sqrt(1 / layer.out_features), rel=0.3), "biases are random too"
 
 
 def test_initialisation_does_not_depend_on_the_sharding():

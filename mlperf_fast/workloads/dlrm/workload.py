@@ -171,6 +171,7 @@ def check(net: DLRM) -> None:
 WORKLOAD = Workload(
     name="dlrm",
     presets=PRESETS,
+    fixed_in_closed=("target", "max_epochs", "model", "data.table_rows", "data.generated", "evals_per_epoch"),
     prepare=prepare_data,
     verify=verify_data,
     ensure_data=ensure_data,
