@@ -24,6 +24,7 @@ import command
 import machine
 import report
 import steps
+import torch
 from bench_embedding_bag import Case as Bags
 from measure import Row
 
@@ -32,6 +33,8 @@ EMBEDDING = [
     Bags("sgd", 2048, hot=10),
     *(Bags("adagrad", batch) for batch in (2048, 32768)),
 ]
+# FBGEMM's CPU kernels run on one thread however many it is given, so the ratio at equal cores is measured too.
+ONE_THREAD = [Bags("sgd", 2048), Bags("sgd", 2048, hot=10), Bags("adagrad", 2048)]
 TORCH_BAGS = ("torch stacked", "torch 26 bags")
 PLAIN = ("plain sparse", "plain dense")
 
@@ -50,18 +53,28 @@ class Figure:
         return min(ran, key=lambda name: self.row.timing(name).ms) if ran else None  # type: ignore[union-attr]
 
     def line(self, limits: dict[str, float]) -> list[str]:
-        """figure, required, measured, ours ms, peer ms, share of the machine's limit"""
+        """figure, required, measured, ours ms, peer ms, cores that each kept busy, share of the machine's limit"""
         ours, peer = self.row.timing(self.row.ours), self.fastest()
         share = report.percent(self.row, self.row.ours, limits)
         limit = f"{share:.0f} % of {self.row.ceiling}" if share else ""
-        name = f"{self.row.op}: {self.row.shape}, {self.row.dtype}"
+        name = f"{self.row.op}: {self.row.shape}, {self.row.dtype}, {self.row.threads} threads"
         if self.at_most is not None and ours:
-            return [name, f"< {self.at_most:g} ms", f"{ours.ms:.4g} ms", f"{ours.ms:.4g}", "", limit]
+            return [
+                name,
+                f"< {self.at_most:g} ms",
+                f"{ours.ms:.4g} ms",
+                f"{ours.ms:.4g}",
+                "",
+                f"{ours.cores:.1f}",
+                limit,
+            ]
         required = f"≥ {self.required:g}×" if self.required else "reported"
         peers = peer or " or ".join(self.peers)
         ratio = self.row.ratio(peer) if peer else None
         times = (f"{ours.ms:.4g}" if ours else "", f"{self.row.timing(peer).ms:.4g}" if peer else "")  # type: ignore[union-attr]
-        return [f"{name}, against {peers}", required, f"{ratio:.2f}×" if ratio else "not run", *times, limit]
+        busy = [timing.cores for timing in (ours, self.row.timing(peer) if peer else None) if timing]
+        cores = " / ".join(f"{one:.1f}" for one in busy)
+        return [f"{name}, against {peers}", required, f"{ratio:.2f}×" if ratio else "not run", *times, cores, limit]
 
 
 def figures(row: Row) -> Iterator[Figure]:
@@ -101,12 +114,22 @@ def measure(chosen: argparse.Namespace) -> Iterator[Row]:
     yield from bench_sgd.measure(chosen)
     yield from bench_roc_auc.measure(chosen, None if chosen.quick else bench_roc_auc.CASES[1:2])
     yield from bench_embedding_bag.measure(chosen, None if chosen.quick else EMBEDDING)
+    if not chosen.quick and chosen.threads > 1:
+        yield from one_thread(chosen)
     yield from steps.measure(chosen)
     yield from bench_memory.measure(chosen)
 
 
+def one_thread(chosen: argparse.Namespace) -> Iterator[Row]:
+    torch.set_num_threads(1)
+    try:
+        yield from bench_embedding_bag.measure(argparse.Namespace(**{**vars(chosen), "threads": 1}), ONE_THREAD)
+    finally:
+        torch.set_num_threads(chosen.threads)
+
+
 def markdown(rows: Sequence[Row], header: dict[str, str], limits: dict[str, float]) -> str:
-    table = [["figure", "required", "measured", "ours ms", "peer ms", "limit"]]
+    table = [["figure", "required", "measured", "ours ms", "peer ms", "cores", "limit"]]
     for row in rows:
         for figure in figures(row):
             if figure.peers or figure.at_most is not None:
@@ -116,6 +139,13 @@ def markdown(rows: Sequence[Row], header: dict[str, str], limits: dict[str, floa
     lines += [f"- limit, measured: {report.limit_text(name, limits)}" for name in limits]
     lines += ["", *("| " + " | ".join(line) + " |" for line in table), ""]
     lines += ["Ratio: the competitor's median wall time over ours, interleaved in one run. Protocol: measure.py.", ""]
+    lines += [
+        "Cores: CPU time over wall time, ours / the competitor. Where even ours stays well below the threads, another"
+    ]
+    lines += [
+        "process may have held a core, and the row should be measured again. Limits are those of all threads.",
+        "",
+    ]
     return "\n".join([*lines, *(f"- {note}" for note in report.notes(rows)), ""])
 
 

@@ -57,6 +57,11 @@ class Timing:
     def ms(self) -> float:
         return self.wall[0]
 
+    @property
+    def cores(self) -> float:
+        """CPU time over wall time. Below the number of threads: work that isn't parallel, or others held a core."""
+        return self.cpu[0] / self.wall[0]
+
 
 class Candidate(Protocol):
     def sample(self, first: int, calls: int) -> tuple[float, float]: ...

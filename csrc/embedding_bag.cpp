@@ -128,7 +128,8 @@ struct Lookahead {
 
 // to[0 .. kVecs * kLanes) = the sum of these columns over `count` rows of a table
 template <int kVecs, class Id>
-inline __attribute__((always_inline)) void pool_columns(const float* table, int64_t D, const Id* ids, int64_t count, float* to, bool streaming) {
+inline __attribute__((always_inline)) void pool_columns(const float* table, int64_t D, const Id* ids, int64_t count,
+                                                        float* to, bool streaming) {
     Vec sum[kVecs];
 #pragma GCC unroll 8
     for (int v = 0; v < kVecs; ++v) sum[v] = count ? load(table + ids[0] * D + v * kLanes) : Vec{};

@@ -11,6 +11,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 ARCHITECTURES = (80, 90, 100)  # A100, H100, B200
+OPTIONS = ("num_warps", "maxnreg", "enable_fp_fusion")
 MAX_SHARED = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}  # bytes a block
 
 
@@ -28,7 +29,7 @@ def usage(kernel, arguments: dict, architecture: int) -> Usage:
     a value, which is compiled in (None: an argument that is absent). Options stand among them, as in a launch.
     """
     arguments = dict(arguments)
-    options = {name: arguments.pop(name) for name in ("num_warps", "enable_fp_fusion") if name in arguments}
+    options = {name: arguments.pop(name) for name in OPTIONS if name in arguments}
     signature = {n: v.removesuffix(":16") if isinstance(v, str) else "constexpr" for n, v in arguments.items()}
     constants = {n: v for n, v in arguments.items() if not isinstance(v, str)}
     divisible = {

@@ -2,7 +2,7 @@
 
 An op is a name and a table of backends, best first, each with the condition under which it applies. For a call the
 backend is, in this order: the `backend=` argument, `with use_backend(...)`, the run's default, the first of the table
-that is present and applies to the tensor's device. Naming one that can't run is a UserError; nothing falls back.
+that is present and applies to the tensor's device and dtype. Naming one that can't run is a UserError; nothing falls back.
 
     cpp      native CPU code (csrc/), CPU tensors
     triton   kernels/, CUDA tensors; CPU tensors too when TRITON_INTERPRET=1 was set before start (slow: for tests)
@@ -23,7 +23,9 @@ from mlperf_fast.errors import UserError
 
 LIBRARY = torch.library.Library("mlperf_fast", "DEF")
 BACKENDS = ("cpp", "triton", "ref")
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # Triton reads it when a kernel is defined, so later is too late
+INTERPRETED = (
+    os.environ.get("TRITON_INTERPRET") == "1"
+)  # Triton reads it when a kernel is defined, so later is too late
 TRITON_DEVICES = ("cuda", "cpu") if INTERPRETED else ("cuda",)
 
 

@@ -77,7 +77,9 @@ def _fake_backward(dense: Tensor, sparse: Tensor, dout: Tensor, backend: str) ->
     return dense.new_empty(dense.shape), sparse.new_empty(sparse.shape)
 
 
-_dot_interaction = define("dot_interaction(Tensor dense, Tensor sparse, str backend) -> Tensor", _forward, _fake_forward)
+_dot_interaction = define(
+    "dot_interaction(Tensor dense, Tensor sparse, str backend) -> Tensor", _forward, _fake_forward
+)
 _dot_interaction_bwd = define(
     "dot_interaction_bwd(Tensor dense, Tensor sparse, Tensor dout, str backend) -> (Tensor, Tensor)",
     _backward,

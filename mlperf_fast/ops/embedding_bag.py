@@ -13,7 +13,7 @@ from torch import Tensor
 from mlperf_fast import _C
 from mlperf_fast.errors import UserError
 from mlperf_fast.ops.backend import TRITON_DEVICES, Applies, Op, define, resolve
-from mlperf_fast.ops.checks import INTEGERS, address, check, check_contiguous, check_rank, check_scalar, native
+from mlperf_fast.ops.checks import address, check, check_bags, check_contiguous, check_scalar, native
 
 # 1. The truth ---------------------------------------------------------------------------------------------------
 
@@ -27,7 +27,7 @@ def embedding_bag_ref(weight: Tensor, row_offsets: Tensor, ids: Tensor, bag_offs
 
 
 def embedding_bag_sgd_ref_(weight, row_offsets, ids, dout, lr, bag_offsets=None, grad_scale=None, found_inf=None):
-    """What the sparse gradient of nn.EmbeddingBag and optim.SGD do together: each occurrence of a row adds its share."""
+    """What nn.EmbeddingBag's sparse gradient and optim.SGD do together: each occurrence of a row adds its share."""
     rows, bags = _occurrences(row_offsets, ids, bag_offsets)
     grad = _scaled(dout.reshape(-1, dout.shape[2])[bags], grad_scale, found_inf)
     weight.index_add_(0, rows, (lr * grad).to(weight.dtype), alpha=-1)
@@ -115,7 +115,8 @@ def _update(
         bags = _addresses(row_offsets, ids, bag_offsets)
         scalars = (address(grad_scale), address(found_inf))
         if state is None:
-            function, rest = _C.embedding_bag_bwd_sgd, (*bags, dout.data_ptr(), lr.data_ptr(), *scalars)
+            rest: tuple = (*bags, dout.data_ptr(), lr.data_ptr(), *scalars)
+            function = _C.embedding_bag_bwd_sgd
         else:
             function = _C.embedding_bag_bwd_rowwise_adagrad
             rest = (state.data_ptr(), *bags, dout.data_ptr(), lr.data_ptr(), eps, *scalars)
@@ -139,7 +140,9 @@ def _check_offsets(weight: Tensor, row_offsets: Tensor, ids: Tensor, bag_offsets
     """Native code knows neither buffer's length: the ends are checked here, the order of bag_offsets there."""
     offsets = row_offsets.tolist()
     if offsets[0] != 0 or offsets[-1] != weight.shape[0] or offsets != sorted(offsets):
-        raise UserError(f"embedding_bag: row_offsets must rise from 0 to weight's {weight.shape[0]} rows, found {offsets}")
+        raise UserError(
+            f"embedding_bag: row_offsets must rise from 0 to weight's {weight.shape[0]} rows, found {offsets}"
+        )
     if bag_offsets is not None and (int(bag_offsets[0]), int(bag_offsets[-1])) != (0, ids.numel()):
         raise UserError(f"embedding_bag: bag_offsets must rise from 0 to the number of ids, {ids.numel()}")
 
@@ -193,7 +196,7 @@ def embedding_bag(
     Raises UserError for wrong arguments and for an id outside its table, naming table, sample and id.
     Source: nn.EmbeddingBag(mode="sum") of each table; facebookresearch/dlrm, `apply_emb`.
     """
-    _check("embedding_bag", weight, row_offsets, ids, bag_offsets, errors)
+    check_bags("embedding_bag", weight, row_offsets, ids, bag_offsets, errors)
     name = resolve(EMBEDDING_BAG, weight, backend)
     if name == "ref":
         return embedding_bag_ref(weight, row_offsets, ids, bag_offsets)
@@ -228,7 +231,7 @@ def embedding_bag_sgd_(
     Source: torch.optim.SGD on the sparse gradient of nn.EmbeddingBag.
     """
     op = "embedding_bag_sgd_"
-    shape = _check(op, weight, row_offsets, ids, bag_offsets, errors)
+    shape = check_bags(op, weight, row_offsets, ids, bag_offsets, errors)
     name = _check_update(op, weight, shape, dout, lr, grad_scale, found_inf, deterministic, backend)
     if name == "ref":
         embedding_bag_sgd_ref_(weight, row_offsets, ids, dout, lr, bag_offsets, grad_scale, found_inf)
@@ -260,7 +263,7 @@ def embedding_bag_rowwise_adagrad_(
     Source: FBGEMM's EXACT_ROWWISE_ADAGRAD.
     """
     op = "embedding_bag_rowwise_adagrad_"
-    shape = _check(op, weight, row_offsets, ids, bag_offsets, errors)
+    shape = check_bags(op, weight, row_offsets, ids, bag_offsets, errors)
     check(op, "state", state, weight.shape[:1], (weight.dtype,), weight)
     check_contiguous(op, "state", state)
     name = _check_update(op, weight, shape, dout, lr, grad_scale, found_inf, deterministic, backend)
@@ -280,38 +283,6 @@ def raise_if_bad_ids(errors: Tensor, row_offsets: Tensor) -> None:
         raise UserError(_bad_id(row_offsets, bag, found))
     if kind == 2:
         raise UserError(f"embedding_bag: bag_offsets must rise from 0 to the number of ids; bag {bag} ends at {found}")
-
-
-def _check(op, weight, row_offsets, ids, bag_offsets, errors) -> tuple[int, int, int]:
-    """The arguments that all three functions share; returns B, T, D."""
-    check_rank(op, "weight", weight, "rows D")
-    check_rank(op, "row_offsets", row_offsets, "T+1")
-    check_contiguous(op, "weight", weight)
-    if weight.requires_grad:
-        raise UserError(
-            f"{op}: weight has requires_grad=True, but a table never gets a gradient tensor: set it to False, make the "
-            "output a leaf, and update with embedding_bag_sgd_ or embedding_bag_rowwise_adagrad_"
-        )
-    T, D = row_offsets.shape[0] - 1, weight.shape[1]
-    if T < 1 or D < 1:
-        raise UserError(f"{op}: {T} tables of row length {D}, expected at least one of each")
-    check(op, "row_offsets", row_offsets, (T + 1,), (torch.int64,), weight)
-    if bag_offsets is None:
-        check_rank(op, "ids (one-hot: without bag_offsets)", ids, "B T")
-        B = ids.shape[0]
-        check(op, "ids", ids, (B, T), INTEGERS, weight)
-    else:
-        check_rank(op, "ids (multi-hot: with bag_offsets)", ids, "N")
-        check_rank(op, "bag_offsets", bag_offsets, "B*T+1")
-        B = (bag_offsets.shape[0] - 1) // T
-        check(op, "ids", ids, ids.shape, INTEGERS, weight)
-        check(op, "bag_offsets", bag_offsets, (B * T + 1,), (torch.int64,), weight)
-        check_contiguous(op, "bag_offsets", bag_offsets)
-    check_contiguous(op, "row_offsets", row_offsets)
-    if errors is not None:
-        check(op, "errors", errors, (3,), (torch.int64,), weight)
-        check_contiguous(op, "errors", errors)
-    return B, T, D
 
 
 def _check_update(op, weight, shape, dout, lr, grad_scale, found_inf, deterministic, backend) -> str:

@@ -35,13 +35,12 @@ class SGD:
         self.lr.fill_(self.schedule(step))
 
     def gradients(self) -> list[Tensor]:
-        grads: list[Tensor | None] = [parameter.grad for parameter in self.parameters]
-        grads += [table.pooled.grad for table in self.tables]
-        return [grad for grad in grads if grad is not None]
+        written = [*self.parameters, *(table.pooled for table in self.tables)]
+        return [tensor.grad for tensor in written if tensor.grad is not None]
 
     def apply(self, found_inf: Tensor) -> None:
-        used = [parameter for parameter in self.parameters if parameter.grad is not None]
-        sgd_(used, [parameter.grad for parameter in used], self.lr, found_inf=found_inf)
+        pairs = [(parameter, parameter.grad) for parameter in self.parameters if parameter.grad is not None]
+        sgd_([parameter for parameter, _ in pairs], [grad for _, grad in pairs], self.lr, found_inf=found_inf)
         for table in self.tables:
             embedding_bag_sgd_(
                 table.weight,

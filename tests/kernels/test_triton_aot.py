@@ -17,10 +17,9 @@ if INTERPRETED:
 if find_spec("triton") is None:
     pytest.skip("triton is not installed", allow_module_level=True)
 
-from ptxas import ARCHITECTURES, MAX_SHARED, usage
-from triton.runtime.jit import JITFunction
-
 from mlperf_fast.kernels import dot_interaction, embedding_bag, sgd
+from ptxas import ARCHITECTURES, MAX_SHARED, OPTIONS, usage
+from triton.runtime.jit import JITFunction
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -33,22 +32,38 @@ def dot_interaction_cases():
     # the smallest tiles, DLRM, the largest tiles with an odd length
     for T, D in ((1, 16), (26, 128), (127, 100)):
         for name, dtype in DTYPES.items():
-            pointers = {n: f"*{name}" for n in ("dense_ptr", "sparse_ptr", "dout_ptr", "out_ptr", "ddense_ptr", "dsparse_ptr")}
+            names = ("dense_ptr", "sparse_ptr", "dout_ptr", "out_ptr", "ddense_ptr", "dsparse_ptr")
+            pointers = dict.fromkeys(names, f"*{name}")
             constants = {"T": sized(T), "D": sized(D), "UPCAST": False, **dot_interaction.tile(T, D, dtype)}
             for kernel in (dot_interaction._dot_interaction_fwd_kernel, dot_interaction._dot_interaction_bwd_kernel):
                 yield f"{T}x{D}-{name}", kernel, {**pointers, **constants}
 
 
 def embedding_bag_cases():
-    for D in (16, 128, 1000):
+    for D in (128, 1000):
         for kind, bag_offsets in (("one-hot", None), ("multi-hot", "*i64")):
             for rule, state in (("sgd", None), ("adagrad", "*fp32")):
-                floats = ("weight_ptr", "out_ptr", "dout_ptr", "partial_ptr", "lr_ptr", "grad_scale_ptr", "found_inf_ptr")
+                floats = (
+                    "weight_ptr",
+                    "out_ptr",
+                    "dout_ptr",
+                    "partial_ptr",
+                    "lr_ptr",
+                    "grad_scale_ptr",
+                    "found_inf_ptr",
+                )
                 arguments = {
                     **dict.fromkeys(floats, "*fp32"),
-                    **{"state_ptr": state, "row_offsets_ptr": "*i64", "ids_ptr": "*i32", "bag_offsets_ptr": bag_offsets},
-                    **{"errors_ptr": "*i64", "keys_ptr": "*i32", "order_ptr": "*i64"},
-                    **{"bag_of_ptr": bag_offsets and "*i32", "eps": "fp32", "D": sized(D)},
+                    "state_ptr": state,
+                    "row_offsets_ptr": "*i64",
+                    "ids_ptr": "*i32",
+                    "bag_offsets_ptr": bag_offsets,
+                    "errors_ptr": "*i64",
+                    "keys_ptr": "*i32",
+                    "order_ptr": "*i64",
+                    "bag_of_ptr": bag_offsets and "*i32",
+                    "eps": "fp32",
+                    "D": sized(D),
                     **dict.fromkeys(("bags", "T", "N", "rows"), "i32"),
                 }
                 for kernel in (embedding_bag._embedding_bag_sorted_kernel, embedding_bag._embedding_bag_join_kernel):
@@ -78,7 +93,7 @@ CASES = [
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize(("kernel", "arguments"), CASES)
 def test_compiles_without_spills(kernel, arguments, architecture):
-    takes = {*kernel.arg_names, "num_warps", "enable_fp_fusion"}
+    takes = {*kernel.arg_names, *OPTIONS}
     found = usage(kernel, {n: v for n, v in arguments.items() if n in takes}, architecture)
     assert found.spilled == 0, found
     assert found.shared <= MAX_SHARED[architecture], found

@@ -11,7 +11,16 @@ from mlperf_fast import _C
 from mlperf_fast.errors import UserError
 from mlperf_fast.ops import backend as backends
 from mlperf_fast.ops import dot_interaction, embedding_bag, roc_auc
-from mlperf_fast.ops.backend import INTERPRETED, OPS, choices, chosen, reasons, resolve, set_default_backend, use_backend
+from mlperf_fast.ops.backend import (
+    INTERPRETED,
+    OPS,
+    choices,
+    chosen,
+    reasons,
+    resolve,
+    set_default_backend,
+    use_backend,
+)
 
 DENSE, SPARSE = torch.ones(2, 4), torch.ones(2, 3, 4)
 ONE_THAT_IS_ABSENT = pytest.mark.skipif(INTERPRETED or torch.cuda.is_available(), reason="triton can run here")
@@ -62,7 +71,12 @@ def test_block_ends_with_an_error_too():
 def test_wish_for_all_ops_leaves_alone_those_without_that_backend():
     with use_backend("triton"):
         assert chosen("roc_auc", "cpu") == "cpp"
-        assert choices("cpu") == {"dot_interaction": "triton", "embedding_bag": "triton", "roc_auc": "cpp", "sgd": "triton"}
+        assert choices("cpu") == {
+            "dot_interaction": "triton",
+            "embedding_bag": "triton",
+            "roc_auc": "cpp",
+            "sgd": "triton",
+        }
 
 
 def test_choices_are_the_first_of_each_table():
@@ -95,7 +109,10 @@ def test_absent_backend_says_how_to_get_it(monkeypatch):
 @pytest.mark.parametrize(
     ("ask", "message"),
     [
-        (lambda: dot_interaction(DENSE, SPARSE, backend="tritno"), "no backend is called 'tritno'; did you mean 'triton'"),
+        (
+            lambda: dot_interaction(DENSE, SPARSE, backend="tritno"),
+            "no backend is called 'tritno'; did you mean 'triton'",
+        ),
         (lambda: set_default_backend("xyz"), "no backend is called 'xyz'; there are cpp, ref, triton"),
         (lambda: use_backend("cpp", op="dot_interacton").__enter__(), "did you mean 'dot_interaction'"),
         (lambda: resolve(OPS["dot_interaction"], DENSE.to("meta"), "cpp"), "cpp takes tensors on cpu, found meta"),
@@ -144,5 +161,8 @@ def test_choice_and_checks_cost_little():
 
 
 def test_ops_import_no_triton():
-    code = "import torch, sys; before = 'triton' in sys.modules; import mlperf_fast.ops; sys.exit(not before and 'triton' in sys.modules)"
+    code = (
+        "import torch, sys; before = 'triton' in sys.modules; import mlperf_fast.ops;"
+        "sys.exit(not before and 'triton' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -37,13 +37,21 @@ def inputs(B, T, D, dtype, seed=0, layout="contiguous"):
 
 @pytest.mark.parametrize(("backend", "dtype"), cases(OP), indirect=["backend"])
 @EXAMPLES
-@given(B=st.integers(0, 9), T=st.integers(1, 30), D=st.integers(1, 70), seed=st.integers(0, 999), layout=st.sampled_from(LAYOUTS))
+@given(
+    B=st.integers(0, 9),
+    T=st.integers(1, 30),
+    D=st.integers(1, 70),
+    seed=st.integers(0, 999),
+    layout=st.sampled_from(LAYOUTS),
+)
 def test_matches_reference(backend, dtype, B, T, D, seed, layout):
     check(backend, *inputs(B, T, D, dtype, seed, layout))
 
 
 # One sample of one feature; DLRM's shapes; more features than a tile of 32 or 64; rows longer than a block.
-@pytest.mark.parametrize(("B", "T", "D"), [(1, 1, 1), (65, 26, 16), (33, 26, 128), (3, 40, 24), (2, 127, 20), (2, 5, 300)])
+@pytest.mark.parametrize(
+    ("B", "T", "D"), [(1, 1, 1), (65, 26, 16), (33, 26, 128), (3, 40, 24), (2, 127, 20), (2, 5, 300)]
+)
 @pytest.mark.parametrize(("backend", "dtype"), cases(OP), indirect=["backend"])
 def test_chosen_shapes(backend, dtype, B, T, D):
     check(backend, *inputs(B, T, D, dtype))
@@ -97,9 +105,7 @@ def test_torch_op_contract(backend):
     torch.library.opcheck(
         torch.ops.mlperf_fast.dot_interaction, (dense.requires_grad_(), sparse.requires_grad_(), backend)
     )
-    torch.library.opcheck(
-        torch.ops.mlperf_fast.dot_interaction_bwd, (dense.detach(), sparse.detach(), dout, backend)
-    )
+    torch.library.opcheck(torch.ops.mlperf_fast.dot_interaction_bwd, (dense.detach(), sparse.detach(), dout, backend))
 
 
 @pytest.mark.parametrize("backend", backends(OP), indirect=True)

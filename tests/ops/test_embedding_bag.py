@@ -34,7 +34,9 @@ class Case:
     def to(self, where: torch.dtype | str) -> "Case":
         """A copy: on a device, or with tables and gradients in a dtype (lr and its like are float32 always)."""
         floats = ("weight", "dout", "state")
-        moved = (n for n, x in vars(self).items() if x is not None and (n in floats or not isinstance(where, torch.dtype)))
+        moved = (
+            n for n, x in vars(self).items() if x is not None and (n in floats or not isinstance(where, torch.dtype))
+        )
         return replace(self, **{name: getattr(self, name).to(where, copy=True) for name in moved})
 
     def abs(self) -> "Case":
@@ -42,7 +44,9 @@ class Case:
         return replace(self, weight=self.weight.abs(), dout=-self.dout.abs())
 
 
-def make_case(B=6, rows=(5, 1, 40), D=8, multi_hot=False, ids_dtype=torch.int32, seed=0, layout="contiguous", longest=4):
+def make_case(
+    B=6, rows=(5, 1, 40), D=8, multi_hot=False, ids_dtype=torch.int32, seed=0, layout="contiguous", longest=4
+):
     T, generator = len(rows), torch.Generator().manual_seed(seed)
     sizes = torch.tensor(rows)
     lengths = torch.randint(0, longest + 1, (B * T,), generator=generator) if multi_hot else torch.ones(B * T).long()
@@ -197,7 +201,9 @@ def test_found_inf_skips_and_grad_scale_scales(backend, rule, deterministic):
     for got, expected in zip(update(poisoned, backend, rule, **options), (before.weight, before.state), strict=False):
         assert torch.equal(got, expected)
     scaled = replace(c.to(device(backend)), dout=c.dout * 8, grad_scale=scale, found_inf=0 * one)
-    for got, expected in zip(update(scaled, backend, rule, **options), update(c, backend, rule, **options), strict=True):
+    for got, expected in zip(
+        update(scaled, backend, rule, **options), update(c, backend, rule, **options), strict=True
+    ):
         torch.testing.assert_close(got, expected, rtol=1e-6, atol=1e-6)
     assert lr == 0.3
 
@@ -226,7 +232,11 @@ def test_bad_id_has_one_message_and_touches_nothing_else(backend, multi_hot, bad
     c = make_case(B=4, rows=(3, 4), D=6, ids_dtype=torch.int64 if bad > 2**31 else torch.int32)
     guarded = torch.full((3 + 7 + 3, 6), 5.0)
     guarded[3:10] = c.weight
-    c = replace(c, weight=guarded[3:10]).to(device(backend)) if device(backend) != "cpu" else replace(c, weight=guarded[3:10])
+    c = (
+        replace(c, weight=guarded[3:10]).to(device(backend))
+        if device(backend) != "cpu"
+        else replace(c, weight=guarded[3:10])
+    )
     c.ids[2, 1] = bad
     if multi_hot:
         c = replace(c, ids=c.ids.flatten(), bag_offsets=torch.arange(9, device=c.ids.device))
@@ -260,7 +270,9 @@ def test_bad_id_is_kept_for_later_where_nothing_may_wait(backend):
         raise_if_bad_ids(errors, c.row_offsets)
 
 
-@pytest.mark.parametrize("offsets", [[0, 3, 2, 4, 6], [1, 2, 3, 4, 6], [0, 2, 3, 4, 5], [0, 2, 3, 4, 7], [0, -1, 3, 4, 6]])
+@pytest.mark.parametrize(
+    "offsets", [[0, 3, 2, 4, 6], [1, 2, 3, 4, 6], [0, 2, 3, 4, 5], [0, 2, 3, 4, 7], [0, -1, 3, 4, 6]]
+)
 @pytest.mark.parametrize("backend", ALL, indirect=True)
 def test_bags_out_of_order(backend, offsets):
     c = make_case(B=2, rows=(3, 4), D=6)

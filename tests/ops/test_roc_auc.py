@@ -39,7 +39,9 @@ def test_counts_every_pair(backend, n, seed, ties, layout, label_dtype):
     scores, labels = wide(seed, n, decades=60), labels_of(n, seed)
     if ties:
         scores = scores.sign() * (scores.abs() > 1)
-    assert roc_auc(lay_out(scores, layout), lay_out(labels.to(label_dtype), layout), backend=backend) == exact(scores, labels)
+    assert roc_auc(lay_out(scores, layout), lay_out(labels.to(label_dtype), layout), backend=backend) == exact(
+        scores, labels
+    )
 
 
 @everywhere
@@ -56,7 +58,9 @@ def test_agrees_with_sklearn_on_a_million(backend, kind):
 @everywhere
 def test_special_values(backend):
     def auc(scores, labels):
-        return roc_auc(torch.tensor(scores, dtype=torch.float32), torch.tensor(labels, dtype=torch.uint8), backend=backend)
+        return roc_auc(
+            torch.tensor(scores, dtype=torch.float32), torch.tensor(labels, dtype=torch.uint8), backend=backend
+        )
 
     inf = np.inf
     assert auc([0.5] * 7, [0, 1, 0, 0, 1, 0, 0]) == 0.5

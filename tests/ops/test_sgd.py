@@ -25,7 +25,11 @@ def copies(tensors, where):
 def check(backend, params, grads, **scalars):
     where = device(backend)
     lr = torch.tensor(0.3)
-    got, plain, truth = copies(params, where) if where != "cpu" else params, copies(params, "cpu"), copies(params, torch.float64)
+    got, plain, truth = (
+        copies(params, where) if where != "cpu" else params,
+        copies(params, "cpu"),
+        copies(params, torch.float64),
+    )
     sgd_(plain, grads, lr, **scalars, backend="ref")
     sgd_(truth, copies(grads, torch.float64), lr, **scalars, backend="ref")
     moved = {name: x.to(where) for name, x in scalars.items()}
@@ -133,7 +137,12 @@ def test_nothing_to_do():
     ("params", "grads", "lr", "message"),
     [
         ([torch.ones(2)], [], torch.ones(1), "0 grads, expected one for each of 1 params"),
-        ([torch.ones(2)] * 2, [torch.ones(2), torch.ones(3)], torch.ones(1), r"grads\[1\] has shape \[3\], expected \[2\]"),
+        (
+            [torch.ones(2)] * 2,
+            [torch.ones(2), torch.ones(3)],
+            torch.ones(1),
+            r"grads\[1\] has shape \[3\], expected \[2\]",
+        ),
         ([torch.ones(2)], [torch.ones(2).half()], torch.ones(1), r"grads\[0\] is float16, expected float32"),
         ([torch.ones(2)], [torch.ones(2, device="meta")], torch.ones(1), r"grads\[0\] is on meta, expected cpu"),
         ([torch.ones(4)[::2]], [torch.ones(2)], torch.ones(1), r"params\[0\] must be contiguous"),
