@@ -2,7 +2,8 @@
 
 An op is a name and a table of backends, best first, each with the condition under which it applies. For a call the
 backend is, in this order: the `backend=` argument, `with use_backend(...)`, the run's default, the first of the table
-that is present and applies to the tensor's device and dtype. Naming one that can't run is a UserError; nothing falls back.
+that is installed and applies to the tensor's device and dtype. Naming one that can't run is a UserError, and nothing
+else runs in its place.
 
     cpp      native CPU code (csrc/), CPU tensors
     triton   kernels/, CUDA tensors; CPU tensors too when TRITON_INTERPRET=1 was set before start (slow: for tests)

@@ -28,7 +28,7 @@ from mlperf_fast.workloads.dlrm.data import (
 )
 from mlperf_fast.workloads.dlrm.verify import write_counts, write_meta
 
-SOURCE = "generated: hidden teacher, version 1"
+SOURCE = "generated: hidden teacher, version 2"
 SEED = 2022
 TRAIN_SAMPLES = 262_144
 TEST_SAMPLES = 32_768
