@@ -106,12 +106,17 @@ def list_benchmarks(options) -> int:
     if options.json:
         print(json.dumps(rows, indent=1))
         return 0
+    from rich import box
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(*rows[0])
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in ("benchmark", "model", "dataset", "target", "runs", "state"):
+        table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(*(str(value) for value in row.values()))
+        # Only what identifies it: the whole text is in --json.
+        names = (str(row[column]).partition(" (")[0].partition(":")[0] for column in ("model", "dataset"))
+        table.add_row(row["benchmark"], *names, row["target"], str(row["runs"]), row["state"])
     Console().print(table)
     return 0
 

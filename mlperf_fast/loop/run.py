@@ -54,14 +54,13 @@ def run(
         require_names(cfg)
         with folder_lock(ranks, out):
             state = on_first(ranks, lambda: resumed_state(out) if resume else new_state(cfg, out))
-            log = runlog.open_log(out / "result_0.txt", ranks.rank, resume_at=state["log_offset"])
-            if resume:
-                log.event("resumed", state["step"])
-            else:
-                on_first(ranks, lambda: save_config(w, cfg, origins, preset, out))
-                open_submission(w, cfg, log, preset, state["seed"])
-            outcome = train(w, cfg, ranks, log, out, state["seed"], preset, resume)
-            log.close()
+            with runlog.open_log(out / "result_0.txt", ranks.rank, resume_at=state["log_offset"]) as log:
+                if resume:
+                    log.event("resumed", state["step"])
+                else:
+                    on_first(ranks, lambda: save_config(w, cfg, origins, preset, out))
+                    open_submission(w, cfg, log, preset, state["seed"])
+                outcome = train(w, cfg, ranks, log, out, state["seed"], preset, resume)
             if ranks.is_first:
                 (out / "summary.json").write_text(json.dumps(dataclasses.asdict(outcome), indent=1) + "\n")
                 say(summary(outcome))

@@ -1,11 +1,14 @@
 """Whole runs on a small data set: the log, the clock, resume after a kill, two processes, and what goes wrong."""
 
 import json
+import math
 import os
 import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +16,11 @@ import small_dlrm
 from small_dlrm import losses, records
 
 from mlperf_fast import cli
+from mlperf_fast.config import from_preset
+from mlperf_fast.errors import UserError
+from mlperf_fast.loop.run import run as run_once
 from mlperf_fast.submission.check import check_file
+from mlperf_fast.workloads.dlrm.workload import WORKLOAD
 
 MLPERF_FAST = [sys.executable, "-m", "mlperf_fast"]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "mlperf_fast"]
@@ -82,6 +89,9 @@ def hook(event, arguments):
         early.append("run_start" not in log.read_text())
 sys.addaudithook(hook)
 from mlperf_fast import cli
+from mlperf_fast.config import from_preset
+from mlperf_fast.errors import UserError
+from mlperf_fast.loop.run import run as run_once
 code = cli.main(["run", "dlrm", "--out", {str(out)!r}, *{small_dlrm.settings(data, "target=0.6")!r}])
 assert code == 0 and early, (code, early)
 assert not any(early), "data was opened before run_start"
@@ -146,6 +156,26 @@ def test_a_loss_that_is_not_finite_stops_the_run(data, tmp_path, capsys):
     assert (last["key"], last["metadata"]["status"]) == ("run_stop", "aborted")
 
 
+def test_nan_in_the_input_stops_the_run_and_keeps_the_checkpoint(data, tmp_path):
+    """The raw format can't hold a NaN, so it is put into the batches on their way."""
+
+    def poisoned(cfg, ranks, seed, first):
+        @contextmanager
+        def batches():
+            with WORKLOAD.train_batches(cfg, ranks, seed, first) as clean:
+                yield (b._replace(dense=b.dense * math.nan) if n == 27 else b for n, b in enumerate(clean))
+
+        return batches()
+
+    sets = small_dlrm.settings(data, "checkpoint_every=20")[1::2]
+    cfg, origins = from_preset(WORKLOAD.presets["demo"], "demo", sets)
+    w, out = replace(WORKLOAD, train_batches=poisoned), tmp_path / "run"
+    with pytest.raises(UserError, match="the loss became nan by step 30"):
+        run_once(w, cfg, origins, "demo", out, resume=False, say=print)
+    assert json.loads((out / "checkpoints" / "latest.json").read_text())["step"] == 20
+    assert cli.main(["run", "dlrm", "--resume", str(out)]) == 1, "without the NaN it goes on"
+
+
 def test_one_folder_holds_one_run(data, whole, tmp_path, capsys):
     before = (whole / "result_0.txt").read_bytes()
     assert cli.main(["run", "dlrm", "--out", str(whole), *small_dlrm.settings(data)]) == 2
@@ -173,6 +203,9 @@ def test_a_full_disk_ends_the_run_with_one_message_and_a_readable_log(data, tmp_
 import resource, signal, sys
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 from mlperf_fast import cli
+from mlperf_fast.config import from_preset
+from mlperf_fast.errors import UserError
+from mlperf_fast.loop.run import run as run_once
 resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000))
 sys.exit(cli.main(["run", "dlrm", "--out", {str(out)!r}, *{small_dlrm.settings(data)!r}]))
 """
