@@ -61,7 +61,7 @@ def train(
     first_step = step.count
     try:
         if not resume:
-            log_block(log, "start", progress, step.count)
+            log.start("block_start", metadata=block(progress, step.count))
         with w.train_batches(cfg, ranks, seed, step.count) as batches:
             for batch in clock.timed(batches):
                 step(batch)
@@ -70,7 +70,7 @@ def train(
                     report(w, cfg, step, progress, clock, log, terminal)
                 if evaluating:
                     epoch = progress.epoch_num(step.count)
-                    log_block(log, "end", progress, step.count)
+                    log.end("block_stop", metadata=block(progress, step.count - 1))
                     with clock.evaluation():
                         quality = evaluate(w, cfg, step, log, epoch)
                     curve.append((epoch, quality))
@@ -79,7 +79,7 @@ def train(
                     finished = reached or step.count >= progress.max_steps
                     if finished:
                         break
-                    log_block(log, "start", progress, step.count)
+                    log.start("block_start", metadata=block(progress, step.count))
                 if cfg.checkpoint_every and step.count % cfg.checkpoint_every == 0:
                     log.sync()
                     notes = {"log_offset": log.offset, "curve": curve, "seed": seed}
@@ -117,14 +117,12 @@ def log_initialisation(w: Workload, cfg: RunConfig, ranks: Ranks, progress: Prog
     log.event("op_backends", choices(ranks.device.type))
 
 
-def log_block(log: Any, edge: str, progress: Progress, step: int) -> None:
-    """Marks the stretch of training between two evaluations; `step` is where it starts or where it ended."""
-    first = step if edge == "start" else step - 1 - (step - 1) % progress.eval_every
+def block(progress: Progress, step: int) -> dict[str, float]:
+    """The metadata of a block, the stretch of training between two evaluations, that the next `step` + 1 lies in."""
+    first = step - step % progress.eval_every
     last = min(first + progress.eval_every, progress.max_steps)
-    epoch, count = progress.epoch_num(first), progress.epoch_num(last) - progress.epoch_num(first)
-    getattr(log, edge)(
-        f"block_{'start' if edge == 'start' else 'stop'}", metadata={"first_epoch_num": epoch, "epoch_count": count}
-    )
+    start = progress.epoch_num(first)
+    return {"first_epoch_num": start, "epoch_count": progress.epoch_num(last) - start}
 
 
 def evaluate(w: Workload, cfg: RunConfig, step: TrainStep, log: Any, epoch: float) -> float:
