@@ -9,6 +9,7 @@ import os
 import sys
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from mlperf_fast import __version__
 from mlperf_fast.errors import UserError
@@ -91,7 +92,7 @@ def list_benchmarks(options) -> int:
     from mlperf_fast.suite import BENCHMARKS
     from mlperf_fast.workloads import has_trainer, preset_names
 
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "benchmark": name,
             "area": bench.area,
@@ -114,9 +115,9 @@ def list_benchmarks(options) -> int:
     for column in ("benchmark", "model", "dataset", "target", "runs", "state"):
         table.add_column(column, overflow="fold")
     for row in rows:
-        # Only what identifies it: the whole text is in --json.
-        names = (str(row[column]).partition(" (")[0].partition(":")[0] for column in ("model", "dataset"))
-        table.add_row(row["benchmark"], *names, row["target"], str(row["runs"]), row["state"])
+        # Of model and dataset only what identifies them: the whole text is in --json.
+        cells = {**row, **{key: row[key].partition(" (")[0].partition(":")[0] for key in ("model", "dataset")}}
+        table.add_row(*(str(cells[str(column.header)]) for column in table.columns))
     Console().print(table)
     return 0
 

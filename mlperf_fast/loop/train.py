@@ -118,7 +118,7 @@ def log_initialisation(w: Workload, cfg: RunConfig, ranks: Ranks, progress: Prog
 
 
 def block(progress: Progress, step: int) -> dict[str, float]:
-    """The metadata of a block, the stretch of training between two evaluations, that the next `step` + 1 lies in."""
+    """The metadata of the block, a stretch of training between two evaluations, that follows or holds `step`."""
     first = step - step % progress.eval_every
     last = min(first + progress.eval_every, progress.max_steps)
     start = progress.epoch_num(first)
