@@ -26,23 +26,40 @@ inline Vec load(const float* from) {
 }
 inline void store(float* to, Vec v) { std::memcpy(to, &v, sizeof(v)); }
 
-// The sum of all lanes, by halves.
-inline float sum(Vec v) {
-#if defined(__AVX512F__)
-    __m256 half[2];
-    std::memcpy(half, &v, sizeof(v));
-    const __m256 y = _mm256_add_ps(half[0], half[1]);
-    __m128 x = _mm_add_ps(_mm256_castps256_ps128(y), _mm256_extractf128_ps(y, 1));
-#elif defined(__AVX__)
-    __m128 x = _mm_add_ps(_mm256_castps256_ps128((__m256)v), _mm256_extractf128_ps((__m256)v, 1));
-#elif defined(__SSE2__)
-    __m128 x = (__m128)v;
-#endif
+// Keeps a value in its register: GCC would rather load it again for each use, and loads are what is short.
+inline void keep(Vec& v) {
 #ifdef __SSE2__
-    x = _mm_add_ps(x, _mm_movehl_ps(x, x));
-    return _mm_cvtss_f32(_mm_add_ss(x, _mm_shuffle_ps(x, x, 1)));
+    asm("" : "+v"(v));
+#endif
+}
+
+// to[0 .. 4) = the sums of all lanes of a, b, c and d.
+inline void store_sums(float* to, Vec a, Vec b, Vec c, Vec d) {
+#if defined(__AVX512F__)
+    // Within each quarter: floats, then pairs, of one beside those of the other. (GCC's intrinsics for this warn.)
+    typedef int Places __attribute__((vector_size(64)));
+    constexpr Places kLow = {0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9, 25, 12, 28, 13, 29};
+    constexpr Places kHigh = {2, 18, 3, 19, 6, 22, 7, 23, 10, 26, 11, 27, 14, 30, 15, 31};
+    constexpr Places kLowPairs = {0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29};
+    constexpr Places kHighPairs = {2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31};
+    const Vec ab = __builtin_shuffle(a, b, kLow) + __builtin_shuffle(a, b, kHigh);
+    const Vec cd = __builtin_shuffle(c, d, kLow) + __builtin_shuffle(c, d, kHigh);
+    const Vec z = __builtin_shuffle(ab, cd, kLowPairs) + __builtin_shuffle(ab, cd, kHighPairs);
+    __m256 half[2];
+    std::memcpy(half, &z, sizeof(z));
+    const __m256 y = _mm256_add_ps(half[0], half[1]);
+    _mm_storeu_ps(to, _mm_add_ps(_mm256_castps256_ps128(y), _mm256_extractf128_ps(y, 1)));
+#elif defined(__AVX__)
+    const __m256 ab = _mm256_hadd_ps((__m256)a, (__m256)b), cd = _mm256_hadd_ps((__m256)c, (__m256)d);
+    const __m256 y = _mm256_hadd_ps(ab, cd);
+    _mm_storeu_ps(to, _mm_add_ps(_mm256_castps256_ps128(y), _mm256_extractf128_ps(y, 1)));
+#elif defined(__SSE2__)
+    __m128 w = (__m128)a, x = (__m128)b, y = (__m128)c, z = (__m128)d;
+    _MM_TRANSPOSE4_PS(w, x, y, z);
+    _mm_storeu_ps(to, _mm_add_ps(_mm_add_ps(w, x), _mm_add_ps(y, z)));
 #else
-    return (v[0] + v[1]) + (v[2] + v[3]);
+    const Vec all[4] = {a, b, c, d};
+    for (int i = 0; i < 4; ++i) to[i] = (all[i][0] + all[i][1]) + (all[i][2] + all[i][3]);
 #endif
 }
 
