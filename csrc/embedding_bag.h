@@ -13,7 +13,9 @@
 // Errors: an id outside its table is an IndexError that names table, sample and id; bag_offsets out of order are a
 // ValueError. The updates check everything before they write; the forward may have written part of `out`.
 //
-// Each row has one owner that sums its occurrences in sample order, so the bits don't depend on the number of threads.
+// Each row has one owner that takes its occurrences in sample order, so the bits don't depend on the number of threads.
+// Adagrad sums a row's occurrences first. So does SGD where a table's rows occur often (8 times a row or more, on
+// average); elsewhere it adds each occurrence to the row, which rounds once an occurrence, as torch's sparse SGD does.
 //
 // With N ids, must move: forward 4 D (N + B T) + N ids; update, with U distinct rows, 4 D (2 U + B T) + N ids (the
 // Adagrad state adds 8 U). Flops: forward D N adds; SGD D (N + 2 U); Adagrad D (N + 4 U).

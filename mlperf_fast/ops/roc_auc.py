@@ -18,8 +18,8 @@ def roc_auc_ref(scores: Tensor, labels: Tensor) -> float:
     if (labels > 1).any():
         n = int((labels > 1).nonzero()[0])
         raise UserError(f"roc_auc: label {n} is {int(labels[n])}; expected 0 or 1")
-    scores, order = torch.sort(scores + 0.0)  # -0 + 0 is 0: the two must tie
-    distinct, group = torch.unique_consecutive(scores, return_inverse=True)
+    scores, order = torch.sort(scores)
+    distinct, group = torch.unique_consecutive(scores, return_inverse=True)  # by ==, so that -0 ties with 0
     positives, negatives = (
         torch.zeros(distinct.numel(), dtype=torch.int64, device=scores.device).index_add_(0, group, side.long())
         for side in (labels[order] == 1, labels[order] == 0)

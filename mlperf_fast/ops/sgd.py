@@ -81,11 +81,11 @@ def sgd_(
     params, grads  as many contiguous float32 tensors each (any float on ref), on one device, of equal sizes; they may
                    not overlap. Empty lists and empty tensors are fine
     lr             one float32 on their device, as are
-    grad_scale     the factor that undoes loss scaling (1 when absent), and
+    grad_scale     the factor that undoes loss scaling (1 when absent; torch's fused optimizers divide by theirs), and
     found_inf      other than 0: nothing is updated
 
     Raises UserError for lists of different lengths, sizes, dtypes or devices.
-    Source: torch.optim.SGD(momentum=0), with torch.amp.GradScaler's arguments.
+    Source: torch.optim.SGD(momentum=0).
     """
     if len(params) != len(grads):
         raise UserError(f"sgd_: {len(grads)} grads, expected one for each of {len(params)} params")

@@ -32,12 +32,15 @@ class Case:
     found_inf: Tensor | None = None
 
     def to(self, where: torch.dtype | str) -> "Case":
-        """A copy: on a device, or with tables and gradients in a dtype (lr and its like are float32 always)."""
-        floats = ("weight", "dout", "state")
-        moved = (
-            n for n, x in vars(self).items() if x is not None and (n in floats or not isinstance(where, torch.dtype))
-        )
-        return replace(self, **{name: getattr(self, name).to(where, copy=True) for name in moved})
+        """On a device, or with tables and gradients in a dtype (lr and its like are float32 always).
+
+        What an update writes is a copy; the rest keeps its memory, and so its layout, where nothing changes.
+        """
+        changed = {}
+        for name, x in vars(self).items():
+            if x is not None and (name in ("weight", "dout", "state") or not isinstance(where, torch.dtype)):
+                changed[name] = x.to(where, copy=name in ("weight", "state"))
+        return replace(self, **changed)
 
     def abs(self) -> "Case":
         """Makes an update add up the sizes of all its terms: the scale of its rounding errors."""
