@@ -28,7 +28,7 @@ def header() -> dict[str, str]:
         "huge pages": found["machine"]["huge pages"],
         "threads": str(torch.get_num_threads()),
         "allocator": "glibc, thresholds raised for every competitor" if _C.memory_is_tuned else "left as it is",
-        "waiting threads": os.environ.get("OMP_WAIT_POLICY", "as OpenMP comes").lower(),
+        "waiting threads": f"GOMP_SPINCOUNT={os.environ.get('GOMP_SPINCOUNT', 'unset')}",
         "torch": torch.__version__,
         "python": platform.python_version(),
         "mlperf_fast": mlperf_fast.__version__,

@@ -1,5 +1,5 @@
-"""Before torch loads its OpenMP runtime: threads wait asleep, as under the `mlperf-fast` command."""
+"""Before torch loads its OpenMP runtime: threads wait as under the `mlperf-fast` command."""
 
 import os
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
