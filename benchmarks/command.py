@@ -5,7 +5,7 @@ Each benchmark imports it before torch: OpenMP reads its environment once, when 
 
 import os
 
-# As the package's commands do, and so for every competitor, those in other processes too: threads that wait sleep.
+# As the package's commands do, and so for every competitor, those in other processes too: threads that wait soon sleep.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 import argparse

@@ -7,8 +7,8 @@
   neighbours), so instead each call takes the next of several input sets that together exceed twice that cache, and
   the competitors evict each other. Each has weights of its own.
 - Figures are medians with the 20th and 80th percentile, in wall time and in process CPU time (all threads). Where
-  OpenMP's waiting threads spin, that counts as CPU time; the default here is that they soon sleep (command.py). Before a
-  competitor in another process runs, they are given time to fall asleep in any case.
+  OpenMP's waiting threads spin, that counts as CPU time; the default here is that they soon sleep (command.py).
+  Before a competitor in another process runs, they are given time to fall asleep in any case.
 - Everybody has the same allocator: importing mlperf_fast._C raises glibc's thresholds for this process, competitors
   included, and a competitor's own process does the same by `peer.tune_malloc`. Embedding tables get huge pages on
   both sides, and the number of threads is the same.

@@ -28,7 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs one command; returns its exit code."""
     # By default OpenMP's waiting threads spin for milliseconds, which takes the core from whatever else wants it: with
     # one other busy process DLRM's demo step took 536 ms instead of 4. After 10,000 turns, some microseconds, they
-    # sleep: 24 ms then, and as fast as ever on a quiet machine. Read when torch loads libgomp, so it must be set before.
+    # sleep: 24 ms then, and as fast as ever on a quiet machine. Read when torch loads libgomp: to be set before.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     options = parser().parse_args(arguments)
     try:
