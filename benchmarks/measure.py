@@ -2,7 +2,9 @@
 
 - All competitors of a row are measured in one run, in rounds: each round takes one sample of each, in an order that is
   drawn anew, so that a busy minute or a change of clock hits all of them alike.
-- Warm-up goes by time, not by count. A sample is as many calls as take about 2 ms, so the clock's cost vanishes.
+- Warm-up goes by time, not by count. A sample is as many calls as take about 10 ms, after as many that
+  aren't timed: they wake the competitor's threads, which in a training run are never asleep for long. Just woken, two
+  of them can share one core for milliseconds, which the column `cores` would show.
 - Inputs rotate. A server's last-level cache can be too large to flush (260 MB on one machine used, shared with its
   neighbours), so instead each call takes the next of several input sets that together exceed twice that cache, and
   the competitors evict each other. Each has weights of its own.
@@ -25,7 +27,7 @@ from typing import Any, Protocol
 import numpy as np
 from peer import Peer, measure_calls
 
-SAMPLE_SECONDS = 0.002  # the least that one sample should take
+SAMPLE_SECONDS = 0.01  # the least that one sample should take
 FALL_ASLEEP = 0.03  # seconds until OpenMP's waiting threads stop spinning: about 14 ms measured for libgomp
 FEWEST_ROUNDS, MOST_ROUNDS = 5, 200
 FEWEST_WARM_UP = 3  # calls: memory is touched first in the warm-up, and a virtual machine may be slow to provide it
@@ -132,7 +134,9 @@ def compare(candidates: Mapping[str, Candidate | str], effort: Effort) -> dict[s
                 if process is not before:
                     time.sleep(FALL_ASLEEP)
                     before = process
-                wall, cpu = candidate.sample(rounds * calls[name], calls[name])
+                first = 2 * rounds * calls[name]
+                candidate.sample(first, calls[name])
+                wall, cpu = candidate.sample(first + calls[name], calls[name])
                 samples[name].append((wall / calls[name], cpu / calls[name]))
             rounds += 1
     finally:

@@ -95,14 +95,16 @@ struct Backward {
 };
 
 // Rows first .. first + Rows of the gradient: row i = sum over j of weights[i, j] * row j, in `Wide` registers at d.
-template <int Rows, int Wide>
+// Streaming: past the caches.
+template <int Rows, int Wide, bool Streaming>
 void gradient_tile(const Backward& s, int64_t first, int64_t d) {
     float* to[Rows];
     Vec sums[Rows][Wide] = {};
 #pragma GCC unroll 9
     for (int r = 0; r < Rows; ++r) {
         to[r] = s.row(first + r) + d;
-        for (int w = 0; w < Wide; ++w) __builtin_prefetch(to[r] + w * kLanes, 1);
+        if (!Streaming)
+            for (int w = 0; w < Wide; ++w) __builtin_prefetch(to[r] + w * kLanes, 1);
     }
     if (first == 0)
         for (int w = 0; w < Wide; ++w) sums[0][w] = load(s.direct + d + w * kLanes);
@@ -120,27 +122,30 @@ void gradient_tile(const Backward& s, int64_t first, int64_t d) {
 #pragma GCC unroll 9
     for (int r = 0; r < Rows; ++r)
 #pragma GCC unroll 2
-        for (int w = 0; w < Wide; ++w) store(to[r] + w * kLanes, sums[r][w]);
+        for (int w = 0; w < Wide; ++w)
+            Streaming ? stream(to[r] + w * kLanes, sums[r][w]) : store(to[r] + w * kLanes, sums[r][w]);
 }
 
-template <int Rows>
+template <int Rows, bool Streaming>
 void gradient_rows(const Backward& s, int64_t first, Ahead& ahead) {
     int64_t d = 0;
     for (; d + kWide * kLanes <= s.m.width; d += kWide * kLanes) {
         ahead.step();
-        gradient_tile<Rows, kWide>(s, first, d);
+        gradient_tile<Rows, kWide, Streaming>(s, first, d);
     }
-    for (; d < s.m.width; d += kLanes) gradient_tile<Rows, 1>(s, first, d);
+    for (; d < s.m.width; d += kLanes) gradient_tile<Rows, 1, Streaming>(s, first, d);
 }
 
-// [n - 1] is gradient_rows<n>: the number of accumulators must be known when compiling, or they live in memory.
-template <size_t... N>
+// [n - 1] is gradient_rows<n, Streaming>: the number of accumulators must be known when compiling, or they live in
+// memory.
+template <bool Streaming, size_t... N>
 constexpr auto make_gradient_rows(std::index_sequence<N...>) {
-    return std::array{&gradient_rows<static_cast<int>(N) + 1>...};
+    return std::array{&gradient_rows<static_cast<int>(N) + 1, Streaming>...};
 }
-constexpr auto kGradientRows = make_gradient_rows(std::make_index_sequence<kRows>());
 
+template <bool Streaming>
 void gradient(const Backward& s, Ahead& ahead) {
+    constexpr auto kGradientRows = make_gradient_rows<Streaming>(std::make_index_sequence<kRows>());
     for (int64_t first = 0; first < s.R; first += kRows)
         kGradientRows[std::min<int64_t>(kRows, s.R - first) - 1](s, first, ahead);
 }
@@ -200,6 +205,9 @@ void fwd(const E* dense, const E* sparse, E* out, int64_t B, int64_t T, int64_t 
 template <class E>
 void bwd(const E* dense, const E* sparse, const E* dout, E* ddense, E* dsparse, int64_t B, int64_t T, int64_t D) {
     const int64_t R = T + 1, pairs = R * T / 2, width = padded(D);
+    bool streaming = false;
+    if constexpr (std::is_same_v<E, float>)
+        streaming = worth_streaming(dsparse, B * T, D) && worth_streaming(ddense, B * T, D);
     parallel_shares(B, 1, [&](int64_t first, int64_t last) {
         std::vector<float> rows(R * width), grads(R * width), weights(R * R), upstream(pairs), direct(width);
         for (int64_t b = first; b < last; ++b) {
@@ -217,14 +225,15 @@ void bwd(const E* dense, const E* sparse, const E* dout, E* ddense, E* dsparse, 
             if constexpr (std::is_same_v<E, float>)
                 if (width == D) {
                     s.ddense = to_dense, s.dsparse = to_sparse;
-                    gradient(s, ahead);
+                    streaming ? gradient<true>(s, ahead) : gradient<false>(s, ahead);
                     continue;
                 }
             s.ddense = grads.data(), s.dsparse = grads.data() + width;
-            gradient(s, ahead);
+            gradient<false>(s, ahead);
             from_floats(s.ddense, D, to_dense);
             for (int64_t t = 0; t < T; ++t) from_floats(s.dsparse + t * width, D, to_sparse + t * D);
         }
+        if (streaming) stream_end();
     });
 }
 

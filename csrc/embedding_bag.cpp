@@ -12,9 +12,8 @@
 
 namespace {
 
-constexpr int64_t kAhead = 16;              // rows between a prefetch and its use: one memory latency
-constexpr int64_t kStreamBytes = 16 << 20;  // a larger output wouldn't stay in the caches
-constexpr int64_t kOftenEnough = 8;         // occurrences a row, on average, that make summing them apart worth it
+constexpr int64_t kAhead = 16;       // rows between a prefetch and its use: one memory latency
+constexpr int64_t kOftenEnough = 8;  // occurrences a row, on average, that make summing them apart worth it
 
 struct Bags {
     const int64_t* row_offsets;
@@ -320,7 +319,7 @@ float value_or(uintptr_t address, float otherwise) { return address ? *pointer<f
 void embedding_bag_fwd(uintptr_t weight, uintptr_t row_offsets, uintptr_t ids, bool ids_64, uintptr_t bag_offsets,
                        uintptr_t out, int64_t B, int64_t T, int64_t D) {
     const Bags bags = checked_bags(row_offsets, bag_offsets, B, T, D);
-    const bool streaming = B * T * D * 4 > kStreamBytes && out % 64 == 0 && D % kLanes == 0;
+    const bool streaming = worth_streaming(pointer<float>(out), B * T, D);
     specialised(ids, ids_64, D, [&](auto* id, auto length) {
         parallel_shares(B, 16, [&](int64_t first, int64_t last) {
             check_ids(bags, id, first, last);

@@ -82,6 +82,14 @@ inline void stream_end() {
 #endif
 }
 
+// Whether an output of `rows` rows of D floats at `to` can and should be streamed: whole registers, and more than what
+// stays in the caches until it is read.
+inline bool worth_streaming(const float* to, int64_t rows, int64_t D) {
+    constexpr int64_t kStreamBytes = 16 << 20;
+    const bool whole = reinterpret_cast<uintptr_t>(to) % 64 == 0 && D % kLanes == 0;
+    return whole && rows * D * static_cast<int64_t>(sizeof(float)) > kStreamBytes;
+}
+
 // Asks for every cache line of [from, from + count).
 inline void prefetch(const float* from, int64_t count) {
     for (int64_t i = 0; i < count; i += kLineFloats) __builtin_prefetch(from + i);
