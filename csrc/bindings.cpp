@@ -11,6 +11,7 @@
 #include "memory.h"
 #include "roc_auc.h"
 #include "sgd.h"
+#include "tensors.h"
 
 namespace py = pybind11;
 
@@ -39,6 +40,7 @@ PYBIND11_MODULE(MODULE_NAME, m) {
     m.def("dot_interaction_fwd", &dot_interaction_fwd, Unlocked());
     m.def("dot_interaction_bwd", &dot_interaction_bwd, Unlocked());
     m.def("sgd", &sgd, Unlocked());
+    m.def("read_tensors", &read_tensors);
     m.def("roc_auc", &roc_auc, Unlocked());
     m.def("criteo_decode", &criteo_decode, Unlocked());
     m.def("criteo_parse", &criteo_parse, Unlocked());

@@ -1,0 +1,55 @@
+"""Lists of tensors, checked and read at once: what multi-tensor ops start with.
+
+A model may have thousands of tensors, and each property that Python asks of one costs 0.1 us, so the address, size,
+dtype, device and layout of 2,000 pairs took as long as updating them. Where torch hands out DLPack's C exchange
+interface (2.10 and later) native code reads all of that in 0.07 us a tensor; elsewhere maps at C level do.
+"""
+
+from array import array
+from collections.abc import Sequence
+from operator import attrgetter
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from mlperf_fast import _C
+
+EXCHANGE: Any = getattr(Tensor, "__dlpack_c_exchange_api__", None)
+
+
+class TensorList(NamedTuple):
+    """Addresses and elements (int64 each) of contiguous tensors of one dtype on one device, which `kind` stands for."""
+
+    addresses: array
+    sizes: array
+    kind: tuple
+
+
+def read(tensors: Sequence[Tensor]) -> TensorList | None:
+    """What the tensors (at least one) have in common and where they lie; None where they aren't alike or contiguous."""
+    if EXCHANGE is None:
+        return _read_by_properties(tensors)
+    addresses = array("q", bytes(8 * len(tensors)))
+    sizes = addresses[:]
+    try:
+        *kind, odd = _C.read_tensors(EXCHANGE, list(tensors), addresses.buffer_info()[0], sizes.buffer_info()[0])
+    except (RuntimeError, BufferError, TypeError, ValueError):  # a tensor without memory of its own, such as a fake one
+        return None
+    return TensorList(addresses, sizes, tuple(kind)) if odd < 0 else None
+
+
+def _read_by_properties(tensors: Sequence[Tensor]) -> TensorList | None:
+    first = tensors[0]
+    place = _is_cpu if first.is_cpu else Tensor.get_device  # which is -1 for the CPU, but for other devices too
+    if (
+        {*map(_dtype, tensors)} != {first.dtype}
+        or {*map(place, tensors)} != {place(first)}
+        or not all(map(Tensor.is_contiguous, tensors))
+    ):
+        return None
+    # A list first: array() takes one a quarter faster than an iterator.
+    addresses, sizes = array("q", [*map(Tensor.data_ptr, tensors)]), array("q", [*map(Tensor.numel, tensors)])
+    return TensorList(addresses, sizes, (first.dtype, first.device))
+
+
+_dtype, _is_cpu = attrgetter("dtype"), attrgetter("is_cpu")
