@@ -13,16 +13,24 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from mlperf_fast import _C
+from mlperf_fast.errors import UserError
+from mlperf_fast.ops.checks import check, check_contiguous
 
 EXCHANGE: Any = getattr(Tensor, "__dlpack_c_exchange_api__", None)
 
 
 class TensorList(NamedTuple):
-    """Addresses and elements (int64 each) of contiguous tensors of one dtype on one device, which `kind` stands for."""
+    """Addresses and elements (int64 each) of contiguous tensors of one dtype in one place."""
 
     addresses: array
     sizes: array
-    kind: tuple
+    place: tuple  # the device
+    kind: tuple  # the dtype
+
+    @property
+    def table(self) -> int:
+        """The address of the table of addresses."""
+        return self.addresses.buffer_info()[0]
 
 
 def read(tensors: Sequence[Tensor]) -> TensorList | None:
@@ -32,10 +40,32 @@ def read(tensors: Sequence[Tensor]) -> TensorList | None:
     addresses = array("q", bytes(8 * len(tensors)))
     sizes = addresses[:]
     try:
-        *kind, odd = _C.read_tensors(EXCHANGE, list(tensors), addresses.buffer_info()[0], sizes.buffer_info()[0])
+        *numbers, odd = _C.read_tensors(EXCHANGE, list(tensors), addresses.buffer_info()[0], sizes.buffer_info()[0])
     except (RuntimeError, BufferError, TypeError, ValueError):  # a tensor without memory of its own, such as a fake one
         return None
-    return TensorList(addresses, sizes, tuple(kind)) if odd < 0 else None
+    return TensorList(addresses, sizes, tuple(numbers[:2]), tuple(numbers[2:])) if odd < 0 else None
+
+
+def read_matching(op: str, backend: str, lists: dict[str, Sequence[Tensor]]) -> list[TensorList]:
+    """Reads lists, by name, whose i-th tensors belong together: one shape, one device; each list has its own dtype.
+
+    UserError for the first tensor that isn't contiguous or doesn't match. The lists are equally long and not empty.
+    """
+    found = [read(tensors) for tensors in lists.values()]
+    first = found[0]
+    if first is None or any(one is None or one.sizes != first.sizes or one.place != first.place for one in found):
+        raise_for_odd_one(op, lists)
+        raise UserError(f"{op}: backend {backend} takes plain tensors with memory of their own")
+    return found  # type: ignore[return-value]
+
+
+def raise_for_odd_one(op: str, lists: dict[str, Sequence[Tensor]]) -> None:
+    """UserError for the first tensor that isn't like the first list's at its place, or its own list's first."""
+    like, *_ = lists.values()
+    for i in range(len(like)):
+        for name, tensors in lists.items():
+            check(op, f"{name}[{i}]", tensors[i], like[i].shape, (tensors[0].dtype,), like[0])
+            check_contiguous(op, f"{name}[{i}]", tensors[i])
 
 
 def _read_by_properties(tensors: Sequence[Tensor]) -> TensorList | None:
@@ -49,7 +79,7 @@ def _read_by_properties(tensors: Sequence[Tensor]) -> TensorList | None:
         return None
     # A list first: array() takes one a quarter faster than an iterator.
     addresses, sizes = array("q", [*map(Tensor.data_ptr, tensors)]), array("q", [*map(Tensor.numel, tensors)])
-    return TensorList(addresses, sizes, (first.dtype, first.device))
+    return TensorList(addresses, sizes, (first.device,), (first.dtype,))
 
 
 _dtype, _is_cpu = attrgetter("dtype"), attrgetter("is_cpu")
