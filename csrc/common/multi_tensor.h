@@ -26,7 +26,8 @@ class Line {
     int64_t count() const { return static_cast<int64_t>(starts_.size()) - 1; }
     int64_t start(int64_t i) const { return starts_[i]; }
 
-    // Calls body(i, begin, end) for the elements begin .. end of each tensor i that lies within the places first .. last.
+    // Calls body(i, begin, end) for the elements begin .. end of each tensor i that lies within the places first ..
+    // last.
     template <class Body>
     void walk(int64_t first, int64_t last, Body&& body) const {
         int64_t i = std::upper_bound(starts_.begin(), starts_.end(), first) - starts_.begin() - 1;
