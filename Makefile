@@ -25,7 +25,7 @@ format: $(READY)
 	$(BIN)/clang-format -i csrc/*.cpp csrc/*.h csrc/common/*.h
 
 bench: $(READY)  ## make bench OP=embedding_bag
-	$(BIN)/python benchmarks/bench_$(OP).py $(ARGS)
+	$(BIN)/python -m benchmarks.bench_$(OP) $(ARGS)
 
 clean:
 	rm -rf .venv build dist *.egg-info mlperf_fast/_C/*.so

@@ -92,11 +92,12 @@ class BuildAndReport(build_ext):
 
 
 packages = find_packages(include=["mlperf_fast", "mlperf_fast.*"])
-# kernels/ is installed as mlperf_fast.kernels and never as `kernels`, which is another project's name.
-packages += [f"mlperf_fast.{name}" for name in find_packages(include=["kernels", "kernels.*"])]
+# kernels/ is installed as mlperf_fast.kernels and never as `kernels`, which is another project's name; benchmarks/, a
+# name that other projects install by mistake, likewise.
+packages += [f"mlperf_fast.{name}" for name in find_packages(include=["kernels", "kernels.*", "benchmarks"])]
 setup(
     packages=packages,
-    package_dir={"mlperf_fast.kernels": "kernels"},
+    package_dir={"mlperf_fast.kernels": "kernels", "mlperf_fast.benchmarks": "benchmarks"},
     ext_modules=cpu_extensions(),
     cmdclass={"build_ext": BuildAndReport},
 )

@@ -12,14 +12,13 @@ from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-import command
-import machine
-import shapes
 import torch
-from measure import Candidate, Local, Row, compare, rotation
 from torch import Tensor
 
 from mlperf_fast.ops.dot_interaction import dot_interaction
+
+from . import command, machine, shapes
+from .measure import Candidate, Local, Row, compare, rotation
 
 
 @dataclass(frozen=True)

@@ -13,16 +13,15 @@ from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-import command
-import machine
 import numpy as np
-import shapes
 import torch
-from draw import draw_ids
-from measure import Local, Row, compare, rotation
-from peer import advise_huge_pages
 
 from mlperf_fast.ops.embedding_bag import embedding_bag, embedding_bag_rowwise_adagrad_, embedding_bag_sgd_
+
+from . import command, machine, shapes
+from .draw import draw_ids
+from .measure import Local, Row, compare, rotation
+from .peer import advise_huge_pages
 
 LR, EPS = 0.01, 1e-8
 
@@ -92,7 +91,7 @@ def measure(chosen: Namespace, cases: Sequence[Case] | None = None) -> Iterator[
             candidates["torch 26 bags"] = Local(torch_bags(case, rows, ids, douts))
         about = {"update": case.update, "batch": case.batch, "hot": case.hot, "rows": rows, "dim": case.dim}
         about |= {"spread": case.spread, "sets": sets, "lr": LR, "eps": EPS}
-        with command.peer(chosen.fbgemm_python, "peer_fbgemm.py", command.FBGEMM, **about) as (fbgemm, version):
+        with command.peer(chosen.fbgemm_python, "peer_fbgemm", command.FBGEMM, **about) as (fbgemm, version):
             results = compare({**candidates, "fbgemm": fbgemm}, command.effort(chosen))
         facts = {"fbgemm": version} if version else {}
         moved, flops = work(case, rows, ids[0])

@@ -12,9 +12,9 @@ from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import ExitStack
 
-import command
-from measure import Candidate, Row, compare
-from peer_memory import LAYER_NORM_SHAPE
+from . import command
+from .measure import Candidate, Row, compare
+from .peer_memory import LAYER_NORM_SHAPE
 
 HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 MODES = {
@@ -38,7 +38,7 @@ def measure(chosen: Namespace) -> Iterator[Row]:
             facts: dict[str, str | None] = {}
             for mode in ("tuned", "default") if chosen.quick else MODES:
                 case = {"block": block, "quick": chosen.quick}
-                child = command.peer(sys.executable, "peer_memory.py", "", MODES[mode], **case)
+                child = command.peer(sys.executable, "peer_memory", "", MODES[mode], **case)
                 candidates[mode], facts[mode] = stack.enter_context(child)
             results = compare(candidates, command.effort(chosen))
         yield Row(op, shapes[block], "fp32", chosen.threads, 0, 0, "none", results, ours="tuned", facts=facts)

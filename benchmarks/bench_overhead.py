@@ -10,14 +10,15 @@ import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterator
 
-import command
 import torch
-from measure import Candidate, Local, Row, compare, summary
 
 from mlperf_fast import _C
 from mlperf_fast.ops.dot_interaction import dot_interaction
 from mlperf_fast.ops.embedding_bag import embedding_bag, embedding_bag_sgd_
 from mlperf_fast.ops.sgd import sgd_
+
+from . import command
+from .measure import Candidate, Local, Row, compare, summary
 
 IMPORTS = ("mlperf_fast", "mlperf_fast.ops", "mlperf_fast.workloads.dlrm.workload")
 

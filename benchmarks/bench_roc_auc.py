@@ -10,11 +10,12 @@ import sys
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
 
-import command
 import torch
-from measure import Candidate, Local, Row, compare
 
 from mlperf_fast.ops.roc_auc import roc_auc
+
+from . import command
+from .measure import Candidate, Local, Row, compare
 
 CASES = (32_768, 1_000_000, 8_000_000)
 DLRM_TEST_SAMPLES = 89_137_319

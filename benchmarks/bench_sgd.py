@@ -10,13 +10,13 @@ import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
 
-import command
-import machine
 import torch
-from measure import Local, Row, compare, rotation
 from torch import Tensor
 
 from mlperf_fast.ops.sgd import sgd_
+
+from . import command, machine
+from .measure import Local, Row, compare, rotation
 
 LR = 1e-3
 SHAPES = {

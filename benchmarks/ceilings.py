@@ -12,8 +12,9 @@ import time
 from collections.abc import Callable, Iterable
 
 import torch
-from measure import Row
-from peer import advise_huge_pages
+
+from .measure import Row
+from .peer import advise_huge_pages
 
 UNITS = {"triad": "GB/s", "gather": "GB/s", "gemm": "GFLOP/s", "bf16-gemm": "GFLOP/s"}
 

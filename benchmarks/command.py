@@ -1,12 +1,4 @@
-"""The command line that all benchmarks share: options, threads, ceilings, where results go.
-
-Each benchmark imports it before torch: OpenMP reads its environment once, when torch loads it.
-"""
-
-import os
-
-# As the package's commands do, and so for every competitor, those in other processes too: threads that wait soon sleep.
-os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+"""The command line that all benchmarks share: options, threads, ceilings, where results go."""
 
 import argparse
 import subprocess
@@ -15,14 +7,14 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-import ceilings
-import machine
-import report
 import torch
-from measure import FULL, QUICK, Effort, Row
-from peer import Peer, PeerError
 
 from mlperf_fast import _C  # tunes malloc for every competitor in this process  # noqa: F401
+
+from . import ceilings, machine, report
+from .measure import FULL, QUICK, Effort, Row
+from .peer import Peer, PeerError
+from .peer import command as peer_command
 
 HERE = Path(__file__).parent
 FBGEMM = (
@@ -85,7 +77,13 @@ def settle(chosen: argparse.Namespace) -> None:
 
 
 def results_folder(chosen: argparse.Namespace) -> Path | None:
-    return chosen.out or (None if chosen.quick else HERE / "results" / machine.name())
+    """--out, or the machine's own: in the checkout that this file lies in, else under ./results."""
+    return chosen.out or (None if chosen.quick else results_root() / machine.name())
+
+
+def results_root() -> Path:
+    is_checkout = HERE.name == "benchmarks" and (HERE.parent / "pyproject.toml").is_file()
+    return HERE / "results" if is_checkout else Path("results")
 
 
 def effort(chosen: argparse.Namespace) -> Effort:
@@ -96,13 +94,13 @@ def effort(chosen: argparse.Namespace) -> Effort:
 
 @contextmanager
 def peer(
-    python: Path | str | None, script: str, absent: str, environment: Mapping[str, str] | None = None, **case
+    python: Path | str | None, module: str, absent: str, environment: Mapping[str, str] | None = None, **case
 ) -> Iterator[tuple[Peer | str, str | None]]:
     """A prepared competitor in its own process and its version, or the text that says why there is none."""
     if python is None:
         yield absent, None
         return
-    child = Peer([str(python), str(HERE / script)], environment)
+    child = Peer(peer_command(python, module), environment)
     try:
         try:
             version = child.prepare(threads=torch.get_num_threads(), **case)

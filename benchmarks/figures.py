@@ -1,6 +1,6 @@
 """All figures of DLRM and its ops in one run: a table of what is demanded and what was measured, and its rows.
 
-    python benchmarks/figures.py --fbgemm-python VENV/bin/python --dlrm-repo DIR
+    python -m benchmarks.figures --fbgemm-python VENV/bin/python --dlrm-repo DIR
 
 Takes up to eight minutes; for committed results the machine must be quiet. Writes dlrm_ops.{md,json,csv} to the
 machine's folder under results/. Where several forms of a competitor were measured, the fastest counts.
@@ -13,20 +13,23 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import bench_dot_interaction
-import bench_embedding_bag
-import bench_memory
-import bench_overhead
-import bench_roc_auc
-import bench_sgd
-import ceilings
-import command
-import machine
-import report
-import steps
 import torch
-from bench_embedding_bag import Case as Bags
-from measure import Row
+
+from . import (
+    bench_dot_interaction,
+    bench_embedding_bag,
+    bench_memory,
+    bench_overhead,
+    bench_roc_auc,
+    bench_sgd,
+    ceilings,
+    command,
+    machine,
+    report,
+    steps,
+)
+from .bench_embedding_bag import Case as Bags
+from .measure import Row
 
 EMBEDDING = [
     *(Bags("sgd", batch, tables=tables) for tables in ("equal", "criteo") for batch in (2048, 32768)),

@@ -25,7 +25,8 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
-from peer import Peer, measure_calls
+
+from .peer import Peer, measure_calls
 
 SAMPLE_SECONDS = 0.01  # the least that one sample should take
 FALL_ASLEEP = 0.03  # seconds until OpenMP's waiting threads stop spinning: about 14 ms measured for libgomp

@@ -8,16 +8,23 @@ One JSON object a line, on the child's stdin and stdout:
     any of them                                 -> {"error": "..."} when it went wrong
 
 The parent asks for one sample at a time, which keeps the measurement interleaved. Only the standard library is used:
-a child's environment may lack everything else.
+a child's environment may lack everything else, this package too. So a child is started by this file's path,
+
+    VENV/bin/python .../peer.py peer_fbgemm
+
+which makes a package of the folder it lies in and runs the module named.
 """
 
 import ctypes
+import importlib.util
 import json
 import os
+import runpy
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 # The same values as tune_malloc in csrc/memory.cpp; glibc's numbers for mallopt and madvise.
@@ -120,3 +127,26 @@ def advise_huge_pages(address: int, size: int) -> bool:
     if madvise is None or last <= first:
         return False
     return madvise(ctypes.c_void_p(first), ctypes.c_size_t(last - first), ctypes.c_int(MADV_HUGEPAGE)) == 0
+
+
+def command(python: str | Path, module: str) -> list[str]:
+    """Runs a module of this folder under another environment's `python`."""
+    return [str(python), __file__, module]
+
+
+def run_module(name: str) -> None:
+    """Runs `name` of this folder as __main__, in a package made of the folder, which need not be installed."""
+    folder = Path(__file__).parent
+    sys.path[:] = [entry for entry in sys.path if Path(entry) != folder]  # its module names would hide others'
+    spec = importlib.util.spec_from_file_location(
+        "benchmarks", folder / "__init__.py", submodule_search_locations=[str(folder)]
+    )
+    assert spec is not None
+    assert spec.loader is not None
+    package = sys.modules["benchmarks"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(package)
+    runpy.run_module(f"benchmarks.{name}", run_name="__main__")
+
+
+if __name__ == "__main__":
+    run_module(sys.argv[1])

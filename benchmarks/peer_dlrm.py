@@ -1,7 +1,7 @@
 """Runs facebookresearch/dlrm's own model and training step for steps.py, from a checkout, in a process of its own.
 
     git clone https://github.com/facebookresearch/dlrm DIR
-    python benchmarks/steps.py --dlrm-repo DIR
+    python -m benchmarks.steps --dlrm-repo DIR
 
 Its `DLRM_Net` is built with its own arguments and trained as its main loop does on a CPU: forward, loss, the loss read
 back to the host each step, backward, torch.optim.SGD over all parameters, its learning-rate scheduler. Modules that
@@ -19,8 +19,9 @@ from unittest.mock import MagicMock
 
 import numpy as np
 import torch
-from draw import draw_ids
-from peer import advise_huge_pages, serve, tune_malloc
+
+from .draw import draw_ids
+from .peer import advise_huge_pages, serve, tune_malloc
 
 UNUSED = ("torch.utils.tensorboard", "tqdm", "mlperf_logging", "sklearn", "sklearn.metrics")
 

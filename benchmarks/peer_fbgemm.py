@@ -8,14 +8,15 @@ import importlib.metadata
 
 import numpy as np
 import torch
-from draw import draw_ids
 from fbgemm_gpu.split_embedding_configs import EmbOptimType
 from fbgemm_gpu.split_table_batched_embeddings_ops_common import EmbeddingLocation
 from fbgemm_gpu.split_table_batched_embeddings_ops_training import (
     ComputeDevice,
     SplitTableBatchedEmbeddingBagsCodegen,
 )
-from peer import advise_huge_pages, serve, tune_malloc
+
+from .draw import draw_ids
+from .peer import advise_huge_pages, serve, tune_malloc
 
 OPTIMIZERS = {
     "none": EmbOptimType.EXACT_SGD,

@@ -2,9 +2,10 @@
 
 import torch
 import torch.nn.functional as F
-from peer import serve
 
 from mlperf_fast import _C
+
+from .peer import serve
 
 LAYER_NORM_SHAPE = {False: (8192, 1024), True: (64, 32)}  # by `quick`
 
@@ -27,8 +28,8 @@ def layer_norm(quick):
 
 def dlrm_step(quick):
     """The whole step in plain PyTorch, 26 x 128 with 1,000,000 rows in all, batch 2048, sparse table gradient."""
-    import shapes
-    from dlrm_plain import PlainDLRM, plain_step
+    from . import shapes
+    from .dlrm_plain import PlainDLRM, plain_step
 
     model = shapes.demo_model() if quick else shapes.closed_model()
     rows, batch = (shapes.equal_rows(2600), 64) if quick else (shapes.equal_rows(1_000_000), 2048)

@@ -9,8 +9,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from ceilings import UNITS
-from measure import Row, Timing
+from .ceilings import UNITS
+from .measure import Row, Timing
 
 CSV_COLUMNS = (
     "op", "shape", "dtype", "threads", "bytes", "flops", "competitor", "wall_ms", "wall_ms_p20", "wall_ms_p80",

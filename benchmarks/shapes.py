@@ -4,10 +4,11 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from draw import draw_ids
 from torch import Tensor
 
 from mlperf_fast.workloads.dlrm.presets import CRITEO_1TB_ROWS, PRESETS
+
+from .draw import draw_ids
 
 TABLES = 26
 DENSE_FEATURES = 13

@@ -15,13 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 
-import command
-import machine
-import shapes
 import torch
-from dlrm_plain import PlainDLRM, plain_step
-from measure import Candidate, Local, Row, compare, rotation
-from peer import advise_huge_pages
 
 from mlperf_fast.loop.dist import Ranks
 from mlperf_fast.loop.step import TrainStep
@@ -30,6 +24,11 @@ from mlperf_fast.workloads.dlrm.data import Batch
 from mlperf_fast.workloads.dlrm.model import DLRM, initialise
 from mlperf_fast.workloads.dlrm.presets import Model
 from mlperf_fast.workloads.dlrm.workload import loss
+
+from . import command, machine, shapes
+from .dlrm_plain import PlainDLRM, plain_step
+from .measure import Candidate, Local, Row, compare, rotation
+from .peer import advise_huge_pages
 
 LR = 0.01
 
@@ -84,7 +83,7 @@ def measure(chosen: Namespace, only: Sequence[Case] | None = None) -> Iterator[R
         python, absent = (sys.executable, "") if chosen.dlrm_repo else (None, command.DLRM_REPO)
         if case.precision != "fp32":
             python, absent = None, "not run: it has no bf16"
-        with command.peer(python, "peer_dlrm.py", absent, **about) as (child, version):
+        with command.peer(python, "peer_dlrm", absent, **about) as (child, version):
             results = compare({**candidates, "facebookresearch": child}, command.effort(chosen))
         facts = {"facebookresearch": version} if version else {}
         limit = "gemm" if case.precision == "fp32" else "bf16-gemm"

@@ -6,16 +6,18 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from mlperf_fast.benchmarks import bench_dot_interaction, bench_embedding_bag, measure, peer, shapes
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+ROOT = Path(__file__).parents[2]
 OURS = {"memory": "tuned"}  # the column that ratios refer to, where it isn't "ours"
 FEWEST_ROWS = {"embedding_bag": 3, "dot_interaction": 2, "sgd": 1, "roc_auc": 1, "overhead": 10, "memory": 2}
 
 
-def run(script: str, *arguments: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, str(BENCHMARKS / script), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+def run(name: str, *arguments: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", f"benchmarks.{name}", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
 
 
 def results(folder: Path, stem: str) -> tuple[list[dict], list[dict]]:
@@ -46,7 +48,7 @@ def check(rows: list[dict], lines: list[dict], printed: str, ours: str) -> None:
 
 @pytest.mark.parametrize("op", FEWEST_ROWS)
 def test_quick_run_reports_the_ratio_of_its_medians(op, tmp_path):
-    done = run(f"bench_{op}.py", "--quick", "--threads", "1", "--out", str(tmp_path))
+    done = run(f"bench_{op}", "--quick", "--threads", "1", "--out", str(tmp_path))
     assert done.returncode == 0, done.stderr
     rows, lines = results(tmp_path, op)
     assert len(rows) >= FEWEST_ROWS[op]
@@ -55,7 +57,7 @@ def test_quick_run_reports_the_ratio_of_its_medians(op, tmp_path):
 
 
 def test_whole_step(tmp_path):
-    done = run("steps.py", "--quick", "--threads", "1", "--out", str(tmp_path))
+    done = run("steps", "--quick", "--threads", "1", "--out", str(tmp_path))
     assert done.returncode == 0, done.stderr
     rows, lines = results(tmp_path, "steps")
     assert set(rows[0]["ratios"]) == {"plain sparse", "plain dense"}
@@ -64,39 +66,27 @@ def test_whole_step(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("script", "arguments", "message"),
+    ("name", "arguments", "message"),
     [
-        ("bench_sgd.py", ["--threads", "0"], "expected a whole number of 1 or more, found '0'"),
-        ("bench_embedding_bag.py", ["--fbgemm-python", "/nowhere/python"], "there is no such file: /nowhere/python"),
-        ("steps.py", ["--dlrm-repo", "/nowhere"], "/nowhere is no checkout of facebookresearch/dlrm"),
-        ("figures.py", ["--fast"], "unrecognized arguments: --fast"),
+        ("bench_sgd", ["--threads", "0"], "expected a whole number of 1 or more, found '0'"),
+        ("bench_embedding_bag", ["--fbgemm-python", "/nowhere/python"], "there is no such file: /nowhere/python"),
+        ("steps", ["--dlrm-repo", "/nowhere"], "/nowhere is no checkout of facebookresearch/dlrm"),
+        ("figures", ["--fast"], "unrecognized arguments: --fast"),
     ],
 )
-def test_bad_arguments_exit_with_2_and_say_what_is_wrong(script, arguments, message):
-    done = run(script, *arguments)
+def test_bad_arguments_exit_with_2_and_say_what_is_wrong(name, arguments, message):
+    done = run(name, *arguments)
     assert done.returncode == 2
     assert message in done.stderr
     assert "Traceback" not in done.stderr
 
 
-@pytest.fixture
-def modules(monkeypatch):
-    """The benchmarks' own modules, which their scripts import by bare name."""
-    before = set(sys.modules)
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    yield __import__
-    for name in set(sys.modules) - before:
-        if str(BENCHMARKS) in str(getattr(sys.modules[name], "__file__", "")):
-            del sys.modules[name]
-
-
-def test_a_peer_that_fails_becomes_a_text_in_the_table(modules, tmp_path):
-    peer = modules("peer")
+def test_a_peer_that_fails_becomes_a_text_in_the_table(tmp_path):
     script = tmp_path / "bad.py"
     script.write_text("import sys; sys.exit('no such library')")
     with pytest.raises(peer.PeerError, match="ended with status 1"):
         peer.Peer([sys.executable, str(script)]).prepare(threads=1)
-    serving = f"import sys; sys.path.insert(0, {str(BENCHMARKS)!r}); from peer import serve; serve(lambda case: 1 / 0)"
+    serving = "from mlperf_fast.benchmarks.peer import serve; serve(lambda case: 1 / 0)"
     child = peer.Peer([sys.executable, "-c", serving])
     with pytest.raises(peer.PeerError, match="ZeroDivisionError"):
         child.prepare(threads=1)
@@ -104,10 +94,18 @@ def test_a_peer_that_fails_becomes_a_text_in_the_table(modules, tmp_path):
     assert child.process.returncode == 0
 
 
-def test_a_peer_times_itself_and_keeps_print_out_of_the_answers(modules):
-    peer = modules("peer")
+def test_a_peer_needs_nothing_of_this_package(tmp_path):
+    """In an interpreter without site-packages it answers, with the error of the first import that fails."""
+    module = ROOT / "benchmarks" / "peer_fbgemm.py"
+    program = [sys.executable, "-I", "-S", *peer.command("", module.stem)[1:]]
+    answer = subprocess.run(program, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert "No module named 'numpy'" in answer.stderr  # its own first import: those within the folder worked
+    assert f'"{module}"' in answer.stderr
+
+
+def test_a_peer_times_itself_and_keeps_print_out_of_the_answers():
     body = "lambda number: (print('noise'), time.sleep(0.01))"
-    serving = f"import sys, time; sys.path.insert(0, {str(BENCHMARKS)!r}); from peer import serve; "
+    serving = "import time; from mlperf_fast.benchmarks.peer import serve; "
     child = peer.Peer([sys.executable, "-c", serving + f"serve(lambda case: ({body}, 'version ' + case['name']))"])
     assert child.prepare(name="7") == "version 7"
     wall, cpu = child.sample(0, 3)
@@ -115,8 +113,7 @@ def test_a_peer_times_itself_and_keeps_print_out_of_the_answers(modules):
     child.close()
 
 
-def test_peers_interleave_and_rotate_inputs(modules):
-    measure = modules("measure")
+def test_peers_interleave_and_rotate_inputs():
     seen = {"ours": [], "peer": []}
     candidates = {name: measure.Local(calls.append) for name, calls in seen.items()}
     found = measure.compare({**candidates, "absent": "not run: pip install it"}, measure.QUICK)
@@ -129,30 +126,28 @@ def test_peers_interleave_and_rotate_inputs(modules):
         assert {0, 1, 2} <= set(calls)
 
 
-def test_rotation_exceeds_twice_the_cache(modules):
-    rotation = modules("measure").rotation
-    assert rotation(10 << 20, cache=32 << 20) == 7
-    assert rotation(300 << 20, cache=32 << 20) == 1  # one set is enough
-    assert rotation(1 << 10, cache=32 << 20) == 32
-    assert rotation(600 << 20, cache=600 << 20) == 1  # memory allows no second one
+def test_rotation_exceeds_twice_the_cache():
+    assert measure.rotation(10 << 20, cache=32 << 20) == 7
+    assert measure.rotation(300 << 20, cache=32 << 20) == 1  # one set is enough
+    assert measure.rotation(1 << 10, cache=32 << 20) == 32
+    assert measure.rotation(600 << 20, cache=600 << 20) == 1  # memory allows no second one
 
 
-def test_bytes_and_flops_follow_the_headers(modules):
-    import numpy as np
-
-    bags = modules("bench_embedding_bag")
-    case = bags.Case("sgd", batch=2, rows=52, dim=4)
+def test_bytes_and_flops_follow_the_headers():
+    case = bench_embedding_bag.Case("sgd", batch=2, rows=52, dim=4)
     ids = np.zeros((2, 26, 1), np.int32)  # 52 ids, 26 distinct rows
-    assert bags.work(case, case.table_rows(), ids) == (
+    assert bench_embedding_bag.work(case, case.table_rows(), ids) == (
         4 * 4 * (52 + 52) + 4 * 52 + 4 * 4 * (2 * 26 + 52) + 4 * 52,
         4 * 52 + 4 * (52 + 2 * 26),
     )
-    dots = modules("bench_dot_interaction")
-    assert dots.work(dots.Case(3, dim=8)) == (4 * 3 * (3 * 27 * 8 + 2 * (8 + 351)), 6 * 3 * 351 * 8)
+    work = bench_dot_interaction.work(bench_dot_interaction.Case(3, dim=8))
+    assert work == (
+        4 * 3 * (3 * 27 * 8 + 2 * (8 + 351)),
+        6 * 3 * 351 * 8,
+    )
 
 
-def test_criteo_sizes_fill_what_they_may(modules):
-    shapes = modules("shapes")
+def test_criteo_sizes_fill_what_they_may():
     rows = shapes.criteo_rows(1_000_000)
     assert (len(rows), sum(rows), max(rows), min(rows)) == (26, 999_997, 109_854, 3)
     assert sum(shapes.demo_rows()) == 24_252

@@ -21,12 +21,14 @@ def built(tmp_path_factory) -> Path:
 
 
 @pytest.mark.slow
-def test_the_wheel_holds_the_package_and_no_top_level_kernels(built):
+def test_the_wheel_holds_the_package_and_nothing_else_at_top_level(built):
     with zipfile.ZipFile(next(built.glob("*.whl"))) as wheel:
         names = wheel.namelist()
     top = {name.split("/")[0] for name in names}
     assert top == {"mlperf_fast", next(name for name in top if name.endswith(".dist-info"))}
     assert "mlperf_fast/kernels/__init__.py" in names
+    assert "mlperf_fast/benchmarks/bench_sgd.py" in names
+    assert not any(name.startswith("mlperf_fast/benchmarks/results") for name in names)
     assert any(name.startswith("mlperf_fast/_C/generic.") for name in names)
     assert not any("tests" in name or name.endswith((".cpp", ".h")) for name in names)
 
@@ -48,7 +50,7 @@ def test_the_wheel_works_in_an_empty_folder(built, tmp_path):
     code = (
         "import importlib.util, mlperf_fast, mlperf_fast.kernels, mlperf_fast._C as c, torch;"
         f"assert mlperf_fast.__file__.startswith({str(site)!r}), mlperf_fast.__file__;"
-        "assert importlib.util.find_spec('kernels') is None;"
+        "assert importlib.util.find_spec('kernels') is importlib.util.find_spec('benchmarks') is None;"
         "from mlperf_fast.ops import dot_interaction;"
         "print(dot_interaction(torch.ones(2, 4), torch.ones(2, 3, 4)).sum().item())"
     )
