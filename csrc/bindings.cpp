@@ -8,6 +8,7 @@
 #include "criteo.h"
 #include "dot_interaction.h"
 #include "embedding_bag.h"
+#include "grad_norm.h"
 #include "memory.h"
 #include "roc_auc.h"
 #include "sgd.h"
@@ -39,6 +40,7 @@ PYBIND11_MODULE(MODULE_NAME, m) {
     m.def("embedding_bag_bwd_rowwise_adagrad", &embedding_bag_bwd_rowwise_adagrad, Unlocked());
     m.def("dot_interaction_fwd", &dot_interaction_fwd, Unlocked());
     m.def("dot_interaction_bwd", &dot_interaction_bwd, Unlocked());
+    m.def("grad_norm", &grad_norm, Unlocked());
     m.def("sgd", &sgd, Unlocked());
     m.def("read_tensors", &read_tensors);
     m.def("roc_auc", &roc_auc, Unlocked());

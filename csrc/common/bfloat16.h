@@ -17,13 +17,15 @@ inline float to_float(BFloat16 x) {
 
 // To the nearest, ties to even; NaN stays NaN.
 template <class E>
-inline E from_float(float x) {
-    if constexpr (sizeof(E) == 4) {
-        return x;
-    } else {
-        uint32_t bits;
-        std::memcpy(&bits, &x, 4);
-        const bool nan = (bits & 0x7fffffff) > 0x7f800000;
-        return {nan ? uint16_t{0x7fc0} : static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16)};
-    }
+inline E from_float(float x);
+template <>
+inline float from_float<float>(float x) {
+    return x;
+}
+template <>
+inline BFloat16 from_float<BFloat16>(float x) {
+    uint32_t bits;
+    std::memcpy(&bits, &x, 4);
+    const bool nan = (bits & 0x7fffffff) > 0x7f800000;
+    return {nan ? uint16_t{0x7fc0} : static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16)};
 }

@@ -12,14 +12,14 @@ constexpr int64_t kChunk = 64 << 10;  // elements: large enough to hide the loop
 
 class Line {
    public:
-    // sizes: int64 [count], the elements of each tensor; 0 is fine.
-    Line(const char* op, uintptr_t sizes, int64_t count) {
+    // sizes: int64 [count], the elements of each tensor; 0 is fine. Each tensor starts at a multiple of `unit` on the
+    // line, so that a share of the line that does too is whole units of each tensor.
+    Line(const char* op, uintptr_t sizes, int64_t count, int64_t unit = 1) : sizes_(pointer<int64_t>(sizes)) {
         require_at_least(op, "count", count, 0);
-        const int64_t* size = pointer<int64_t>(sizes);
         starts_.assign(count + 1, 0);
         for (int64_t i = 0; i < count; ++i) {
-            require_at_least(op, "a tensor's size", size[i], 0);
-            starts_[i + 1] = starts_[i] + size[i];
+            require_at_least(op, "a tensor's size", sizes_[i], 0);
+            starts_[i + 1] = starts_[i] + (sizes_[i] + unit - 1) / unit * unit;
         }
     }
     int64_t total() const { return starts_.back(); }
@@ -33,7 +33,7 @@ class Line {
         int64_t i = std::upper_bound(starts_.begin(), starts_.end(), first) - starts_.begin() - 1;
         for (; first < last; ++i) {
             const int64_t end = std::min(last, starts_[i + 1]);
-            body(i, first - starts_[i], end - starts_[i]);
+            body(i, first - starts_[i], std::min(end - starts_[i], sizes_[i]));
             first = end;
         }
     }
@@ -45,6 +45,7 @@ class Line {
     }
 
    private:
+    const int64_t* sizes_;
     std::vector<int64_t> starts_;
 };
 

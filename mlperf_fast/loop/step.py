@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from mlperf_fast.loop.dist import Ranks, average_gradients, mean_over_ranks, reduce_max
+from mlperf_fast.ops.grad_norm import unscale_
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -23,10 +24,7 @@ class LossScaler:
 
     def unscale_(self, gradients: list[Tensor], found_inf: Tensor) -> None:
         """Divides the gradients by the scale in place; sets `found_inf` to 1 where one holds inf or NaN."""
-        inverse = self.scale.reciprocal()
-        for dtype in {gradient.dtype for gradient in gradients}:  # the op takes one dtype a call
-            same = [gradient for gradient in gradients if gradient.dtype == dtype]
-            torch._amp_foreach_non_finite_check_and_unscale_(same, found_inf, inverse)
+        unscale_(gradients, self.scale.reciprocal(), found_inf)
 
     def update(self, found_inf: Tensor) -> None:
         torch._amp_update_scale_(self.scale, self.growth_tracker, found_inf, 2.0, 0.5, 2000)

@@ -7,6 +7,7 @@ from mlperf_fast.ops.embedding_bag import (
     embedding_bag_sgd_,
     raise_if_bad_ids,
 )
+from mlperf_fast.ops.grad_norm import grad_norm, unscale_
 from mlperf_fast.ops.roc_auc import roc_auc
 from mlperf_fast.ops.sgd import sgd_
 
@@ -15,7 +16,9 @@ __all__ = [
     "embedding_bag",
     "embedding_bag_rowwise_adagrad_",
     "embedding_bag_sgd_",
+    "grad_norm",
     "raise_if_bad_ids",
     "roc_auc",
     "sgd_",
+    "unscale_",
 ]

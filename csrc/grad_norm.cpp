@@ -1,0 +1,65 @@
+#include "grad_norm.h"
+
+#include <cmath>
+#include <vector>
+
+#include "common/mixed_list.h"
+#include "common/multi_tensor.h"
+
+namespace {
+
+// Independent sums, so that no addition waits for the one before; pairwise in the end.
+template <class Sum>
+double sum_of_squares_in(const float* x, int64_t n) {
+    constexpr int kSums = 64;
+    Sum sums[kSums] = {};
+    int64_t k = 0;
+    for (; k + kSums <= n; k += kSums)
+#pragma GCC unroll 64
+        for (int j = 0; j < kSums; ++j) sums[j] += static_cast<Sum>(x[k + j]) * x[k + j];
+    for (int j = 0; k + j < n; ++j) sums[j] += static_cast<Sum>(x[k + j]) * x[k + j];
+    for (int half = kSums / 2; half > 0; half /= 2)
+        for (int j = 0; j < half; ++j) sums[j] += sums[j + half];
+    return sums[0];
+}
+
+// One block's. In float where that is safe, which is most of the time: it takes half the time of double.
+double sum_of_squares(const float* x, int64_t n) {
+    const double sum = sum_of_squares_in<float>(x, n);
+    return sum > 1e-30 && sum < 1e38 ? sum : sum_of_squares_in<double>(x, n);
+}
+
+}  // namespace
+
+void grad_norm(uintptr_t grads, uintptr_t sizes, uintptr_t counts, uintptr_t grad_scale, uintptr_t found_inf,
+               uintptr_t norm, bool unscale) {
+    const int64_t* of_type = pointer<int64_t>(counts);
+    const int64_t first_16bit = of_type[kFloat32], first_half = first_16bit + of_type[kBFloat16];
+    const Line line("grad_norm", sizes, first_half + of_type[kFloat16], kBlock);
+    const MixedList lists[] = {
+        {"grad_norm", grads, kFloat32}, {"grad_norm", grads, kBFloat16}, {"grad_norm", grads, kFloat16}};
+    const float scale = grad_scale ? *pointer<float>(grad_scale) : 1.0f;
+    const int64_t total = line.total(), chunks = (total + kChunk - 1) / kChunk;
+    std::vector<double> sums(chunks, 0.0);  // one a chunk, not one a thread: the same sums whoever takes a chunk
+    parallel_shares(chunks, 1, [&](int64_t first, int64_t last) {
+        float block[kBlock];
+        for (int64_t chunk = first; chunk < last; ++chunk) {
+            line.walk(
+                chunk * kChunk, std::min((chunk + 1) * kChunk, total), [&](int64_t i, int64_t begin, int64_t end) {
+                    const MixedList& list = lists[i < first_16bit ? kFloat32 : i < first_half ? kBFloat16 : kFloat16];
+                    in_blocks(begin, end, [&](int64_t k, int64_t n) {
+                        const float* g = list.read(i, k, n, block);
+                        sums[chunk] += sum_of_squares(g, n);
+                        if (!unscale) return;
+                        float* to = i < first_16bit ? tensor<float>(grads, i) + k : block;
+                        for (int64_t j = 0; j < n; ++j) to[j] = scale * g[j];
+                        if (to == block) list.write(i, k, n, block);
+                    });
+                });
+        }
+    });
+    double sum = 0;
+    for (const double part : sums) sum += part;
+    if (found_inf && !std::isfinite(sum)) *pointer<float>(found_inf) = 1;
+    *pointer<double>(norm) = std::sqrt(sum) * scale;
+}
