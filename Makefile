@@ -11,7 +11,7 @@ demo: $(READY)  ## train DLRM's demo to its target with the native kernels
 
 test: $(READY)  ## everything that needs no GPU; Triton's kernels run in its interpreter, in a process of their own
 	$(BIN)/python -m pytest
-	TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/ops -k triton
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/ops tests/loop -k triton
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -6,17 +6,16 @@ chunk. Bound by memory from some hundred thousand elements on, by the launch bel
 
 from array import array
 
-import torch
+import numpy as np
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from mlperf_fast.errors import UserError
+from mlperf_fast.ops.lists import capturing, device_table
 
 CHUNK = 4096  # elements a program: four vectors of 16 bytes a thread and tensor, and still parallel for small models
 
-_tables: dict[tuple, tuple[Tensor, Tensor, Tensor]] = {}
-_captured: list[tuple[Tensor, Tensor, Tensor]] = []  # tables that a captured graph reads for as long as it lives
+_tables: dict[tuple, Tensor] = {}
 
 
 @triton.jit
@@ -63,36 +62,29 @@ def tile() -> dict[str, int]:
 def sgd(params: array, grads: array, sizes: array, lr: Tensor, grad_scale: Tensor | None, found_inf: Tensor | None):
     """params, grads: addresses (int64) of float32 tensors on lr's device; sizes: their elements.
 
-    Tables are kept by the tensors' addresses, so a step that is captured after a warm-up step with the same tensors
-    copies nothing from the host. Gradients that move with each step get a new table, one copy, each time.
+    The table is kept by the tensors' addresses, so eager steps whose gradients come to lie in the same memory send
+    it once. Gradients that move with each step get a new table, one copy, each time.
     """
-    capturing = lr.is_cuda and torch.cuda.is_current_stream_capturing()
     key = (lr.device, params.tobytes(), grads.tobytes(), sizes.tobytes())
-    if key not in _tables:
-        if capturing:
-            raise UserError(
-                "sgd_: a captured step on backend triton needs the table of addresses that a step before the capture "
-                "made, but the tensors have moved since; keep the gradients' memory with zero_grad(set_to_none=False)"
-            )
-        if len(_tables) == 8:
-            del _tables[next(iter(_tables))]
-        _tables[key] = _make_tables(params, grads, sizes, lr.device)
-    tables = _tables[key]
-    if capturing:
-        _captured.append(tables)
-    addresses, elements, chunks = tables
-    if len(chunks):
+    table = _tables.get(key)
+    if table is None or capturing():  # a graph needs a table of its own: this one may be dropped
+        table = device_table(_numbers(params, grads, sizes), lr.device)
+        if not capturing():
+            if len(_tables) == 8:
+                del _tables[next(iter(_tables))]
+            _tables[key] = table
+    count = len(params)
+    chunks = (len(table) - 3 * count) // 2
+    if chunks:
         aligned = all(address % 16 == 0 for address in (*params, *grads))
-        _sgd_kernel[(len(chunks),)](
-            addresses, elements, chunks, lr, grad_scale, found_inf, len(params), ALIGNED=aligned, **tile()
-        )
+        addresses, elements, places = table.split([2 * count, count, 2 * chunks])
+        _sgd_kernel[(chunks,)](addresses, elements, places, lr, grad_scale, found_inf, count, ALIGNED=aligned, **tile())
 
 
-def _make_tables(params: array, grads: array, sizes: array, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """Addresses [2, count], elements [count], and for each chunk its tensor and its number there [chunks, 2]."""
-    elements = torch.tensor(sizes)
-    counts = (elements + CHUNK - 1) // CHUNK
-    tensor = torch.arange(len(sizes)).repeat_interleave(counts)
-    number = torch.arange(len(tensor)) - (counts.cumsum(0) - counts)[tensor]
-    tables = torch.tensor([*params, *grads]), elements, torch.stack([tensor, number], dim=1)
-    return tuple(table.to(device) for table in tables)  # type: ignore[return-value]
+def _numbers(params: array, grads: array, sizes: array) -> np.ndarray:
+    """[2 count] addresses, [count] elements, and for each chunk its tensor and its number there [2 chunks]."""
+    elements = np.array(sizes)
+    counts = -(-elements // CHUNK)
+    tensor = np.repeat(np.arange(len(sizes)), counts)
+    number = np.arange(len(tensor)) - (np.cumsum(counts) - counts)[tensor]
+    return np.concatenate([params, grads, elements, np.stack([tensor, number], axis=1).reshape(-1)])

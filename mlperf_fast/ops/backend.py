@@ -53,6 +53,7 @@ class Op:
 
 
 OPS: dict[str, Op] = {}  # filled as mlperf_fast.ops is imported; choices() walks it
+IMPLEMENTATIONS: dict[str, Callable[..., Any]] = {}  # torch's name of an op -> what runs, for who looks inside
 _default: str | None = None
 _used: dict[str | None, str] = {}  # what `with use_backend` holds now; the key None stands for every op
 _own: dict[tuple[str, str, torch.dtype], str] = {}  # (op, device type, dtype) -> the table's first that fits
@@ -118,7 +119,16 @@ def define(schema: str, implementation: Callable[..., Any], fake: Callable[..., 
     LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
     LIBRARY.impl(name, implementation, "CompositeExplicitAutograd")
     torch.library.register_fake(f"mlperf_fast::{name}", fake, lib=LIBRARY)
+    IMPLEMENTATIONS[f"mlperf_fast::{name}"] = implementation
     return getattr(torch.ops.mlperf_fast, name).default
+
+
+def traced() -> bool:
+    """Whether somebody watches the ops of this thread: torch.compile, a fake tensor's mode, a checker, a recorder.
+
+    An op that leaves torch's dispatcher out because it boxes lists slowly goes through it then.
+    """
+    return torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0
 
 
 def _wanted(op: Op, device: str, dtype: torch.dtype) -> str:

@@ -6,11 +6,15 @@ interface (2.10 and later) native code reads all of that in 0.07 us a tensor; el
 """
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from operator import attrgetter
 from typing import Any, NamedTuple
 
+import numpy as np
+import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
 
 from mlperf_fast import _C
 from mlperf_fast.errors import UserError
@@ -66,6 +70,45 @@ def raise_for_odd_one(op: str, lists: dict[str, Sequence[Tensor]]) -> None:
         for name, tensors in lists.items():
             check(op, f"{name}[{i}]", tensors[i], like[i].shape, (tensors[0].dtype,), like[0])
             check_contiguous(op, f"{name}[{i}]", tensors[i])
+
+
+def device_table(numbers: np.ndarray, device: torch.device) -> Tensor:
+    """`numbers` (int64) on the device, for kernels that read the addresses of many tensors from a table.
+
+    While a graph is captured no data can be sent: the table gets its memory then, and its numbers at the end of
+    `tables_after_capture`. They are addresses and sizes, which stay the same at each replay.
+    """
+    if _later is not None:
+        table = torch.empty(numbers.shape, dtype=torch.int64, device=device)
+        _later.append((table, numbers))
+        return table
+    if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
+        raise UserError("an op needs a table of addresses inside a CUDA graph: capture within tables_after_capture()")
+    # Allowed here although a captured step may not do it, so what watches for that looks away.
+    with _disable_current_modes(), torch._C.DisableTorchFunction():
+        return torch.from_numpy(numbers).to(device)
+
+
+def capturing() -> bool:
+    """Whether tables made now are filled later."""
+    return _later is not None
+
+
+@contextmanager
+def tables_after_capture() -> Iterator[list[Tensor]]:
+    """Around a capture. The tables made within are in the list; keep it as long as the graph that reads them."""
+    global _later
+    kept: list[Tensor] = []
+    before, _later = _later, []
+    try:
+        yield kept
+        for table, numbers in _later:
+            kept.append(table.copy_(torch.from_numpy(numbers)))
+    finally:
+        _later = before
+
+
+_later: list[tuple[Tensor, np.ndarray]] | None = None  # tables to be filled when the capture has ended
 
 
 def _read_by_properties(tensors: Sequence[Tensor]) -> TensorList | None:

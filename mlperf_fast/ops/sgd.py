@@ -7,7 +7,7 @@ from torch import Tensor
 
 from mlperf_fast import _C
 from mlperf_fast.errors import UserError
-from mlperf_fast.ops.backend import TRITON_DEVICES, Applies, Op, define, resolve
+from mlperf_fast.ops.backend import TRITON_DEVICES, Applies, Op, define, resolve, traced
 from mlperf_fast.ops.checks import address, check, check_scalar
 from mlperf_fast.ops.lists import raise_for_odd_one, read_matching
 
@@ -97,7 +97,7 @@ def sgd_(
     if name == "ref":
         raise_for_odd_one("sgd_", {"params": params, "grads": grads})
         sgd_ref_(params, grads, lr, grad_scale, found_inf)
-    elif torch.compiler.is_compiling():
+    elif traced():
         raise_for_odd_one("sgd_", {"params": params, "grads": grads})
         _sgd_op(params, grads, lr, grad_scale, found_inf, name)
     else:  # the dispatcher would box and unbox both lists: 0.6 ms for 2,000 tensors, a third of the update itself

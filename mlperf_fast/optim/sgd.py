@@ -49,6 +49,7 @@ class SGD:
                 table.pooled.grad,
                 self.lr,
                 found_inf=found_inf,
+                errors=table.id_errors,
                 deterministic=self.deterministic,
             )
             table.forget()

@@ -1,10 +1,12 @@
 """Lists of tensors: both ways of reading them say the same, and what isn't alike is refused."""
 
+import numpy as np
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from mlperf_fast import _C
+from mlperf_fast.loop.capture_safety import capture_safe
 from mlperf_fast.ops import lists
 
 READERS = [
@@ -67,3 +69,30 @@ def test_what_has_no_memory_or_is_no_tensor_is_refused():
     assert lists.read([torch.ones(2), 3.0]) is None
     with pytest.raises(ValueError, match="expected at least 1"):
         _C.read_tensors(lists.EXCHANGE, [], 0, 0)
+
+
+def test_a_table_made_during_a_capture_gets_its_numbers_afterwards():
+    """A graph takes no data from the host; its tables stay, and are made anew by the next capture."""
+    numbers, cpu = np.arange(5), torch.device("cpu")
+    assert lists.device_table(numbers, cpu).tolist() == numbers.tolist()
+    with lists.tables_after_capture() as kept:
+        assert lists.capturing()
+        first = lists.device_table(numbers, cpu).zero_()
+        second = lists.device_table(2 * numbers, cpu).zero_()
+        assert first.sum() == second.sum() == 0
+    assert not lists.capturing()
+    assert kept[0] is first
+    assert first.tolist() == numbers.tolist()
+    assert second.tolist() == (2 * numbers).tolist()
+
+
+def test_a_capture_that_fails_leaves_no_tables_behind():
+    with pytest.raises(KeyError), lists.tables_after_capture():
+        lists.device_table(np.arange(5), torch.device("cpu"))
+        raise KeyError
+    assert not lists.capturing()
+
+
+def test_who_watches_a_step_does_not_see_its_tables_sent():
+    with capture_safe():
+        assert lists.device_table(np.arange(5), torch.device("cpu")).shape == (5,)

@@ -49,13 +49,16 @@ class DLRM(nn.Module):
         self.bot_l = mlp([DENSE_FEATURES, *bottom], device)
         self.top_l = mlp([dim + vectors * (vectors - 1) // 2, *top], device)
         del self.top_l[-1]  # no ReLU before the sigmoid
+        # On the device from the start, or each step would send it. Real under device="meta" too, as other integers are.
+        place = "cpu" if torch.device(device).type == "meta" else device
+        self.register_buffer("layout", exchange_layout(self.owners).to(place), persistent=False)
 
     def forward(self, dense: Tensor, ids: Tensor) -> Tensor:
         """dense [b, 13] of this process's samples, ids [B, own tables] of all samples -> logits [b], float32."""
         x = self.bot_l(dense)
         pooled = self.emb_l(ids)
         if self.ranks.world > 1:
-            pooled = ExchangeTables.apply(pooled, self.owners, self.ranks)
+            pooled = ExchangeTables.apply(pooled, self.layout, self.owners, self.ranks)
         return self.top_l(dot_interaction(x, pooled.to(x.dtype))).squeeze(1).float()
 
 
@@ -97,6 +100,17 @@ def shard_tables(table_rows: Sequence[int], world: int) -> list[tuple[int, ...]]
     return [tuple(sorted(own)) for own in owners]
 
 
+def exchange_layout(owners: list[tuple[int, ...]]) -> Tensor:
+    """[3, tables]: of each table how many tables earlier processes own, its place among its owner's, and how many."""
+    layout = torch.empty(3, sum(map(len, owners)), dtype=torch.int64)
+    before = 0
+    for tables in owners:
+        for place, table in enumerate(tables):
+            layout[:, table] = torch.tensor([before, place, len(tables)])
+        before += len(tables)
+    return layout
+
+
 class ExchangeTables(torch.autograd.Function):
     """[B, own tables, D] on each process -> [B/world, all tables, D], in table order; backward the way back.
 
@@ -105,25 +119,25 @@ class ExchangeTables(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, pooled: Tensor, owners: list[tuple[int, ...]], ranks: Ranks) -> Tensor:
-        ctx.owners, ctx.ranks = owners, ranks
+    def forward(ctx, pooled: Tensor, layout: Tensor, owners: list[tuple[int, ...]], ranks: Ranks) -> Tensor:
         batch, own, dim = pooled.shape
         local = batch // ranks.world
         counts = [local * len(tables) * dim for tables in owners]
         received = pooled.new_empty(sum(counts))
         torch_dist.all_to_all_single(received, pooled.reshape(-1), counts, [local * own * dim] * ranks.world)
-        out = pooled.new_empty(local, sum(len(tables) for tables in owners), dim)
-        for tables, part in zip(owners, received.split(counts), strict=True):
-            out[:, list(tables)] = part.view(local, len(tables), dim)
-        return out
+        # Each owner's block is [local, its tables, D]: the row of every (sample, table) in all blocks together.
+        before, place, count = layout
+        samples = torch.arange(local, device=layout.device).unsqueeze(1)
+        ctx.rows = (local * before + place + samples * count).view(-1)
+        ctx.ranks, ctx.own, ctx.counts = ranks, own, counts
+        return received.view(-1, dim)[ctx.rows].view(local, -1, dim)
 
     @staticmethod
     def backward(ctx, dout: Tensor):
-        owners, ranks = ctx.owners, ctx.ranks
         local, _, dim = dout.shape
-        own = len(owners[ranks.rank])
-        sent = torch.cat([dout[:, list(tables)].reshape(-1) for tables in owners]) / ranks.world
-        counts = [local * len(tables) * dim for tables in owners]
-        dpooled = dout.new_empty(local * ranks.world, own, dim)
-        torch_dist.all_to_all_single(dpooled.view(-1), sent, [local * own * dim] * ranks.world, counts)
-        return dpooled, None, None
+        world = ctx.ranks.world
+        sent = dout.new_empty(len(ctx.rows), dim)
+        sent[ctx.rows] = dout.reshape(-1, dim) / world
+        dpooled = dout.new_empty(local * world, ctx.own, dim)
+        torch_dist.all_to_all_single(dpooled.view(-1), sent.view(-1), [local * ctx.own * dim] * world, ctx.counts)
+        return dpooled, None, None, None
