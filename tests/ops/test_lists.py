@@ -88,8 +88,7 @@ def test_a_table_made_during_a_capture_gets_its_numbers_afterwards():
 
 def test_a_capture_that_fails_leaves_no_tables_behind():
     with pytest.raises(KeyError), lists.tables_after_capture():
-        lists.device_table(np.arange(5), torch.device("cpu"))
-        raise KeyError
+        {}[lists.device_table(np.arange(5), torch.device("cpu"))]
     assert not lists.capturing()
 
 
