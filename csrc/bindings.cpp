@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "adam.h"
 #include "criteo.h"
 #include "dot_interaction.h"
 #include "embedding_bag.h"
@@ -41,6 +42,7 @@ PYBIND11_MODULE(MODULE_NAME, m) {
     m.def("dot_interaction_fwd", &dot_interaction_fwd, Unlocked());
     m.def("dot_interaction_bwd", &dot_interaction_bwd, Unlocked());
     m.def("grad_norm", &grad_norm, Unlocked());
+    m.def("adam", &adam, Unlocked());
     m.def("sgd", &sgd, Unlocked());
     m.def("read_tensors", &read_tensors);
     m.def("roc_auc", &roc_auc, Unlocked());

@@ -1,5 +1,6 @@
 """Ops: one file a family, each with its reference, its backends, its gradient and its public functions."""
 
+from mlperf_fast.ops.adam import adam_
 from mlperf_fast.ops.dot_interaction import dot_interaction
 from mlperf_fast.ops.embedding_bag import (
     embedding_bag,
@@ -12,6 +13,7 @@ from mlperf_fast.ops.roc_auc import roc_auc
 from mlperf_fast.ops.sgd import sgd_
 
 __all__ = [
+    "adam_",
     "dot_interaction",
     "embedding_bag",
     "embedding_bag_rowwise_adagrad_",

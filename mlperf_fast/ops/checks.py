@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mlperf_fast.errors import UserError
 
-FLOATS = (torch.float32, torch.bfloat16, torch.float16)
+FLOATS = (torch.float32, torch.bfloat16, torch.float16)  # their places are csrc/common/mixed_list.h's numbers
 INTEGERS = (torch.int32, torch.int64)
 
 
@@ -47,6 +47,13 @@ def check_scalar(op: str, name: str, x: Tensor | None, like: Tensor, *, optional
         )
     if x.device != like.device:
         raise UserError(f"{op}: {name} is on {x.device}, expected {like.device}")
+
+
+def check_number(op: str, name: str, value: float, *, below: float | None = None) -> None:
+    """`value` is a number on the host of 0 or more, and less than `below` where there is such a bound."""
+    if not isinstance(value, (int, float)) or not 0 <= value < (float("inf") if below is None else below):
+        wanted = "0 or more" if below is None else f"0 or more and less than {below:g}"
+        raise UserError(f"{op}: {name} is {value!r}, expected a number of {wanted}")
 
 
 def check_bags(

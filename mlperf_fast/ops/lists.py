@@ -37,8 +37,22 @@ class TensorList(NamedTuple):
         return self.addresses.buffer_info()[0]
 
 
+class Kept(tuple):
+    """Tensors whose memory stays where it is for good, such as an optimizer's own moments: they are read only once."""
+
+    found: TensorList | None = None
+
+
 def read(tensors: Sequence[Tensor]) -> TensorList | None:
     """What the tensors (at least one) have in common and where they lie; None where they aren't alike or contiguous."""
+    if not isinstance(tensors, Kept):
+        return _read(tensors)
+    if tensors.found is None:
+        tensors.found = _read(tensors)
+    return tensors.found
+
+
+def _read(tensors: Sequence[Tensor]) -> TensorList | None:
     if EXCHANGE is None:
         return _read_by_properties(tensors)
     addresses = array("q", bytes(8 * len(tensors)))
