@@ -20,6 +20,7 @@ EXAMPLES = """examples:
   mlperf-fast run dlrm --set optimizer.lr=1.0       change a value of the preset
   mlperf-fast prepare dlrm --raw days --out data    convert Criteo's day_N.gz
   mlperf-fast check runs/dlrm/result_0.txt          is this log valid?
+  mlperf-fast score results/dgxa100                 what these runs are worth, in minutes
   torchrun --nproc-per-node 8 -m mlperf_fast run dlrm --preset dgxa100_1x8
 """
 
@@ -80,6 +81,15 @@ def parser() -> argparse.ArgumentParser:
     command = add(commands, "check", check, "check result logs against the official v2.0 rules")
     command.add_argument("paths", nargs="+", type=Path, metavar="FILE")
     command.add_argument("--json", action="store_true", help="machine-readable")
+
+    command = add(commands, "score", score, "the scores of result logs in minutes, with epochs and speed apart")
+    command.add_argument("paths", nargs="+", metavar="DIR", help="folder of a benchmark, a system or a whole package")
+    command.add_argument("--compare", action="store_true", help="two folders side by side, benchmark by benchmark")
+    form = command.add_mutually_exclusive_group()
+    form.add_argument(
+        "--csv", dest="form", action="store_const", const="csv", default="table", help="all digits, as CSV"
+    )
+    form.add_argument("--json", dest="form", action="store_const", const="json", help="machine-readable")
     return root
 
 
@@ -186,6 +196,12 @@ def check(options) -> int:
     from mlperf_fast.submission import check as checker
 
     return checker.main(options.paths, options.json)
+
+
+def score(options) -> int:
+    from mlperf_fast.submission import score as scorer
+
+    return scorer.main(options.paths, options.form, options.compare)
 
 
 def find_preset(options):

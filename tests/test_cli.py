@@ -22,7 +22,7 @@ def test_help_names_every_command_and_shows_examples(capsys):
         cli.main(["--help"])
     assert ended.value.code == 0
     text = capsys.readouterr().out
-    for command in ("list", "env", "prepare", "run", "check"):
+    for command in ("list", "env", "prepare", "run", "check", "score"):
         assert f"\n    {command} " in text
     assert "mlperf-fast run dlrm --set optimizer.lr=1.0" in text
 
@@ -67,6 +67,8 @@ def test_env_says_what_is_there_and_why_not(capsys):
         (["prepare", "dlrm", "--preset", "closed"], "--raw DIR"),
         (["prepare", "dlrm", "--verify", "--out", "/nowhere"], "/nowhere"),
         (["check", "/nowhere/result_0.txt"], "/nowhere/result_0.txt"),
+        (["score", "/nowhere"], "/nowhere: no such folder"),
+        (["score", ".", "--compare"], "--compare takes two folders"),
     ],
 )
 def test_a_mistake_gets_one_message_and_code_2(capsys, tmp_path, monkeypatch, arguments, message):

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import closed_logs
 import pytest
 import small_dlrm
 
@@ -26,6 +27,8 @@ def test_every_mlperf_fast_command_works_as_shown(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     data = small_dlrm.write(tmp_path / "small")
     small_dlrm.write_days(tmp_path / "criteo_days")
+    closed_logs.package(tmp_path / "ajax")
+    closed_logs.folder(tmp_path / "blue/results/kite/resnet")
     shown = [line for document in DOCUMENTS for line in commands(document, "mlperf-fast")]
     assert len(shown) >= 5
     for line in shown:
@@ -67,7 +70,7 @@ def test_links_lead_somewhere():
 
 
 def test_help_of_every_command_says_what_it_does():
-    for command in ("list", "env", "prepare", "run", "check"):
+    for command in ("list", "env", "prepare", "run", "check", "score"):
         answer = subprocess.run(
             [sys.executable, "-m", "mlperf_fast", command, "--help"], capture_output=True, text=True, check=True
         )

@@ -6,7 +6,6 @@ official one can't be used on any file: that one ends in a traceback for a recor
 loses the line numbers, and takes time with the square of a line's length (80 KB: three seconds).
 """
 
-import io
 import json
 import math
 import os
@@ -16,6 +15,9 @@ from dataclasses import dataclass
 from typing import Any
 
 TOKEN = ":::MLLOG "
+_TOKEN = TOKEN.encode()
+_MARK = _TOKEN.strip()
+MAX_RECORD = 2**20  # bytes; real ones have some hundred
 MAX_BYTES = 50 * 2**20  # the official repository checker refuses larger files
 FORMAT_SOURCE = "mlperf-logging, mlp_parser for ruleset 2.0.0"
 
@@ -24,8 +26,9 @@ FORMAT_SOURCE = "mlperf-logging, mlp_parser for ruleset 2.0.0"
 class Finding:
     """One thing that is wrong. `line` counts from 1, `None` for the file as a whole.
 
-    severity: "error" (the log doesn't pass) or "warning" (a reviewer should look; the verdict stands).
-    source: where the rule is written.
+    severity: "error" (it doesn't pass), "warning" (a reviewer should look; the verdict stands), or "dropped" (an error
+    in one of the few logs of a benchmark that may fail, since they leave the score).
+    source: where the rule is written. file: where it was found.
     """
 
     rule: str
@@ -33,6 +36,7 @@ class Finding:
     message: str
     source: str
     severity: str = "error"
+    file: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,32 +51,34 @@ class Record:
 
 
 def read_records(path: str | os.PathLike[str]) -> tuple[list[Record], list[Finding]]:
-    """The records of the file in its order, and findings (rule `file` or `record/...`) on what couldn't be read.
+    """The records of the file in its order, and findings on what couldn't be read: rule `file` (no log that anyone can
+    read), `log/empty` (none of it is a record) or `record/...`.
 
     A record with a faulty field is kept with an empty one in its place, so that later checks see the key. Never raises
     for what a file is or holds.
     """
-    text = _read(path)
-    if isinstance(text, Finding):
-        return [], [text]
+    data = _read(path)
+    if isinstance(data, Finding):
+        return [], [data]
+    if b"\r" in data:
+        data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
     records: list[Record] = []
     findings: list[Finding] = []
-    for number, line in enumerate(io.StringIO(text, newline=None), 1):
-        at = line.rfind(TOKEN)
-        if at < 0:
-            if TOKEN.strip() in line:
-                findings.append(_fault("token", number, "the token ':::MLLOG' isn't followed by a space: not seen"))
-            continue
-        if line.count(TOKEN) > 1:
-            findings.append(_fault("two-on-a-line", number, "two records on one line: checkers see the last one only"))
-        cut = not line.endswith("\n")  # only the last line can lack its end, as a file cut within a record does
-        record, faults = _parse(number, line[at + len(TOKEN) :].rstrip(), cut)
+    number, begin = 1, 0  # of the last line that was looked at: its number, and the offset of its first byte
+    at = data.find(_MARK)
+    while at >= 0:  # lines without the mark are only counted: a log may be drowned in other output
+        last, begin = begin, max(data.rfind(b"\n", begin, at) + 1, begin)
+        number += data.count(b"\n", last, begin)
+        end = data.find(b"\n", at)
+        # Only the last line can lack its end, as a file that was cut within a record does.
+        record, faults = _read_line(number, data[begin : end if end >= 0 else len(data)], cut=end < 0)
         findings += faults
         if record is not None:
             records.append(record)
+        at = data.find(_MARK, end) if end >= 0 else -1
     if not records and not findings:
-        what = f"none of its {len(text):,} bytes is a record (':::MLLOG {{...}}')" if text else "the file is empty"
-        findings.append(Finding("file", None, f"{what}: is this a result log?", FORMAT_SOURCE))
+        what = f"none of its {len(data):,} bytes is a record (':::MLLOG {{...}}')" if data else "the file is empty"
+        findings.append(Finding("log/empty", None, f"{what}: is this a result log?", FORMAT_SOURCE))
     return records, findings
 
 
@@ -96,7 +102,7 @@ def _fault(rule: str, line: int, message: str) -> Finding:
     return Finding(f"record/{rule}", line, message, FORMAT_SOURCE)
 
 
-def _read(path: str | os.PathLike[str]) -> str | Finding:
+def _read(path: str | os.PathLike[str]) -> bytes | Finding:
     try:
         mode = os.stat(path).st_mode
         if not stat.S_ISREG(mode):  # before opening: a pipe would wait for a writer
@@ -110,7 +116,19 @@ def _read(path: str | os.PathLike[str]) -> str | Finding:
     if len(data) > MAX_BYTES:
         message = f"larger than {MAX_BYTES // 2**20} MiB, which a submission may not hold: keep other output apart"
         return Finding("file", None, message, "mlperf-logging, repo_checker")
-    return data.decode("latin-1")
+    return data
+
+
+def _read_line(number: int, line: bytes, *, cut: bool) -> tuple[Record | None, list[Finding]]:
+    at = line.rfind(_TOKEN)
+    if at < 0:
+        return None, [_fault("token", number, "the token ':::MLLOG' isn't followed by a space: not seen")]
+    if len(line) - at > MAX_RECORD:
+        return None, [_fault("long", number, f"a record of {len(line) - at:,} bytes: at most {MAX_RECORD:,} are read")]
+    record, faults = _parse(number, line[at + len(_TOKEN) :].decode("latin-1").rstrip(), cut)
+    if line.find(_TOKEN) != at:
+        faults = [_fault("two-on-a-line", number, "two records on one line: checkers see the last one only"), *faults]
+    return record, faults
 
 
 def _parse(line: int, text: str, cut: bool) -> tuple[Record | None, list[Finding]]:
@@ -125,15 +143,16 @@ def _parse(line: int, text: str, cut: bool) -> tuple[Record | None, list[Finding
         return None, [_fault("json", line, f"not valid JSON ({reason}): {shown(text)}")]
     if not isinstance(fields, dict):
         return None, [_fault("fields", line, f"expected an object, found {shown(fields)}")]
-    faults = list(_field_faults(line, fields))
     key, metadata, time_ms = fields.get("key"), fields.get("metadata"), fields.get("time_ms")
+    if isinstance(key, str) and isinstance(metadata, dict) and _is_time(time_ms) and "value" in fields:
+        return Record(line, float(time_ms), key, fields["value"], metadata), []  # type: ignore[arg-type]
     return Record(
         line=line,
-        time_ms=float(time_ms) if time_ms is not None and _is_time(time_ms) else math.nan,
+        time_ms=float(time_ms) if _is_time(time_ms) else math.nan,  # type: ignore[arg-type]
         key=key if isinstance(key, str) else "",
         value=fields.get("value"),
         metadata=metadata if isinstance(metadata, dict) else {},
-    ), faults
+    ), list(_field_faults(line, fields))
 
 
 def _is_time(value: Any) -> bool:

@@ -83,7 +83,7 @@ PLANTED = [
         change("submission_division", value="closed"),
         "sanity/closed-demo",
         "submission_platform",
-        "a demo is always open",
+        "that is open, never closed",
     ),
     (change("init_start", time_ms=1000), "sanity/init-time", "init_stop", "open allows less than 240"),
     (change("run_stop", time_ms=1000), "sanity/run-time", "run_stop", "earlier than run_start"),
@@ -104,7 +104,8 @@ def test_a_planted_fault_is_named_with_its_line(file, demo, plant, rule, key, me
 
 def test_the_length_of_the_initialization_is_said_once(file, demo):
     findings = check_file(file(changed(demo, "init_start", time_ms=1000)))
-    assert [finding.rule for finding in findings] == ["sanity/init-time"]
+    rules = [finding.rule for finding in findings if finding.rule != "sanity/clock"]  # it goes back, too
+    assert rules == ["sanity/init-time"]
 
 
 def test_a_faulty_record_is_not_blamed_twice(file, demo):
@@ -167,6 +168,7 @@ def test_the_command_as_json(tmp_path, demo, capsys):
             "message": "expected exactly one record of run_stop, found 0",
             "source": "mlperf-logging training_2.0.0/common.yaml",
             "severity": "error",
+            "file": str(path),
         }
     ]
 

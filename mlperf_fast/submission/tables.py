@@ -1,0 +1,26 @@
+"""Plain text for a terminal, a pipe or a file alike: tables as wide as they are, and names made safe to print."""
+
+import os
+from collections.abc import Sequence
+
+
+def printable(text: str | os.PathLike[str]) -> str:
+    """A text from outside, on one line: control characters and broken encodings are escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in os.fspath(text))
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
+    """Aligned columns, the first `left` to the left and the others to the right."""
+    widths = [max(len(row[i]) for row in [columns, *rows]) for i in range(len(columns))]
+    lines = []
+    for row in [columns, ["-" * width for width in widths], *rows]:
+        cells = [
+            f"{cell:<{w}}" if i < left else f"{cell:>{w}}" for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
+
+
+def figure(value: float | None, digits: int) -> str:
+    """A number with so many decimals, or a dash where there is none."""
+    return "-" if value is None else f"{value:,.{digits}f}"
