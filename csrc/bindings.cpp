@@ -13,6 +13,7 @@
 #include "memory.h"
 #include "roc_auc.h"
 #include "sgd.h"
+#include "sgd_momentum.h"
 #include "tensors.h"
 
 namespace py = pybind11;
@@ -44,6 +45,7 @@ PYBIND11_MODULE(MODULE_NAME, m) {
     m.def("grad_norm", &grad_norm, Unlocked());
     m.def("adam", &adam, Unlocked());
     m.def("sgd", &sgd, Unlocked());
+    m.def("sgd_momentum", &sgd_momentum, Unlocked());
     m.def("read_tensors", &read_tensors);
     m.def("roc_auc", &roc_auc, Unlocked());
     m.def("criteo_decode", &criteo_decode, Unlocked());

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import torch
 from hypothesis import strategies as st
-from numerics import compare, device, lay_out, threads, wide
+from numerics import compare, device, lay_out, wide
 from torch import Tensor
 
 Lists = dict[str, list[Tensor]]
@@ -32,6 +32,16 @@ def zeros(tensors) -> list[Tensor]:
 
 def copied(lists: Lists, where) -> Lists:
     return {name: copies(tensors, where) for name, tensors in lists.items()}
+
+
+def calling(op: Callable, scalars: dict[str, float | None], **options) -> Callable:
+    """`call` for an op whose device scalars are these (None: absent)."""
+
+    def call(lists: Lists, backend: str) -> None:
+        given = {name: torch.tensor(x, device=device(backend)) for name, x in scalars.items() if x is not None}
+        op(**lists, **given, **options, backend=backend)
+
+    return call
 
 
 def check_against_reference(op: str, backend: str, call: Callable, lists: Lists) -> None:
@@ -105,32 +115,3 @@ def torch_optimizer(kind: type[torch.optim.Optimizer], **options) -> Callable:
         return update
 
     return oracle
-
-
-def check_any_number_of_threads(backend: str, call: Callable, lists: Lists) -> None:
-    results = []
-    for n in (1, 2, 5):
-        with threads(n):
-            results.append(copied(lists, device(backend)))
-            call(results[-1], backend)
-    for name in lists:
-        for other in results[1:]:
-            assert all(map(torch.equal, results[0][name], other[name])), name
-
-
-def check_compiles(backend: str, call: Callable, lists: Lists) -> None:
-    lists = copied(lists, device(backend))
-    expected = copied(lists, device(backend))
-    torch.compile(lambda: call(lists, backend), fullgraph=True, backend="aot_eager")()
-    call(expected, backend)
-    for name in lists:
-        assert all(map(torch.equal, lists[name], expected[name])), name
-
-
-def check_skips(backend: str, call: Callable, lists: Lists) -> None:
-    """`call` raises found_inf: every list stays as it is."""
-    lists = copied(lists, device(backend))
-    before = copied(lists, device(backend))
-    call(lists, backend)
-    for name in lists:
-        assert all(map(torch.equal, lists[name], before[name])), name

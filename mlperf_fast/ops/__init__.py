@@ -11,6 +11,7 @@ from mlperf_fast.ops.embedding_bag import (
 from mlperf_fast.ops.grad_norm import grad_norm, unscale_
 from mlperf_fast.ops.roc_auc import roc_auc
 from mlperf_fast.ops.sgd import sgd_
+from mlperf_fast.ops.sgd_momentum import sgd_momentum_
 
 __all__ = [
     "adam_",
@@ -22,5 +23,6 @@ __all__ = [
     "raise_if_bad_ids",
     "roc_auc",
     "sgd_",
+    "sgd_momentum_",
     "unscale_",
 ]

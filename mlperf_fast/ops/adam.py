@@ -7,9 +7,9 @@ from torch import Tensor
 
 from mlperf_fast import _C
 from mlperf_fast.ops.backend import Applies, Op, define, resolve
-from mlperf_fast.ops.checks import address, check_number, check_scalar
+from mlperf_fast.ops.checks import address, check_number
 from mlperf_fast.ops.lists import read_matching
-from mlperf_fast.ops.updates import check_lengths, check_stored, update, write
+from mlperf_fast.ops.updates import check_stored, check_update, update, write
 
 # 1. The truth ---------------------------------------------------------------------------------------------------
 
@@ -125,16 +125,11 @@ def adam_(
     lists = {"params": params, "grads": grads, "exp_avgs": exp_avgs, "exp_avg_sqs": exp_avg_sqs}
     if copies:
         lists["copies"] = copies
-    check_lengths("adam_", lists)
     for name, value, most in (("betas[0]", betas[0], 1), ("betas[1]", betas[1], 1), ("eps", eps, None)):
         check_number("adam_", name, value, below=most)
     check_number("adam_", "weight_decay", weight_decay)
-    if not params:
+    if not check_update("adam_", lists, {"lr": lr, "step": step}, {"grad_scale": grad_scale, "found_inf": found_inf}):
         return
-    check_scalar("adam_", "lr", lr, params[0])
-    check_scalar("adam_", "step", step, params[0])
-    check_scalar("adam_", "grad_scale", grad_scale, params[0], optional=True)
-    check_scalar("adam_", "found_inf", found_inf, params[0], optional=True)
     arguments = (
         params, grads, exp_avgs, exp_avg_sqs, copies, lr, step, grad_scale, found_inf, *betas, eps, weight_decay,
         decoupled,

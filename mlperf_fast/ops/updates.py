@@ -6,16 +6,29 @@ import torch
 from torch import Tensor
 
 from mlperf_fast.errors import UserError
-from mlperf_fast.ops.checks import FLOATS, check
+from mlperf_fast.ops.checks import FLOATS, check, check_scalar
 from mlperf_fast.ops.lists import raise_for_odd_one
 
 
-def check_lengths(op: str, lists: dict[str, Sequence[Tensor]]) -> None:
-    """UserError unless every list has a tensor for each of the first one's."""
+def check_update(
+    op: str,
+    lists: dict[str, Sequence[Tensor]],
+    scalars: dict[str, Tensor],
+    optional: dict[str, Tensor | None],
+) -> bool:
+    """UserError unless every list has a tensor for each of the first one's, and the scalars are device scalars.
+
+    What costs time for each tensor is checked where the lists are read. False where the lists are empty.
+    """
     (first, like), *others = lists.items()
     for name, tensors in others:
         if len(tensors) != len(like):
             raise UserError(f"{op}: {len(tensors)} {name}, expected one for each of {len(like)} {first}")
+    if not like:
+        return False
+    for name, scalar in (scalars | optional).items():
+        check_scalar(op, name, scalar, like[0], optional=name in optional)
+    return True
 
 
 def check_stored(op: str, name: str, tensors: Sequence[Tensor], dtypes: tuple[torch.dtype, ...] = FLOATS) -> int:

@@ -5,11 +5,9 @@ from hypothesis import strategies as st
 from multi_tensor import (
     MANY_CHUNKS,
     SIZES,
+    calling,
     check_against_reference,
-    check_any_number_of_threads,
-    check_compiles,
     check_loss_scaling,
-    check_skips,
     copied,
     random,
     torch_optimizer,
@@ -19,7 +17,6 @@ from numerics import EXAMPLES, LAYOUTS, backends, device
 
 from mlperf_fast.errors import UserError
 from mlperf_fast.ops import adam_
-from mlperf_fast.ops.lists import Kept
 
 OP = "adam"
 ALL = [*backends(OP), pytest.param("ref")]
@@ -36,14 +33,8 @@ def make(sizes, seed=0, layout="contiguous", dtype=torch.float32, copy_dtype=Non
     return lists | ({"copies": random(sizes, seed + 400, layout, copy_dtype)} if copy_dtype else {})
 
 
-def call(lr=0.03, step=7.0, grad_scale=None, found_inf=None, **options):
-    scalars = {"lr": lr, "step": step, "grad_scale": grad_scale, "found_inf": found_inf}
-
-    def run(lists, backend):
-        given = {name: torch.tensor(x, device=device(backend)) for name, x in scalars.items() if x is not None}
-        adam_(**lists, **given, **options, backend=backend)
-
-    return run
+def call(lr=0.03, step=7.0, grad_scale=None, **options):
+    return calling(adam_, {"lr": lr, "step": step, "grad_scale": grad_scale}, **options)
 
 
 @pytest.mark.parametrize("backend", backends(OP), indirect=True)
@@ -115,80 +106,14 @@ def test_hundreds_of_steps_under_loss_scaling_are_torch_optims(backend, kind, we
     check_loss_scaling(OP, backend, ours, torch_optimizer(kind, weight_decay=weight_decay), dtype)
 
 
-@pytest.mark.parametrize("backend", backends(OP), indirect=True)
-def test_same_bits_for_any_number_of_threads(backend):
-    check_any_number_of_threads(backend, call(), make([(100,)] * 50 + [(150_001,)], copy_dtype=torch.float16))
-
-
-@pytest.mark.parametrize("backend", ALL, indirect=True)
-def test_found_inf_leaves_everything_as_it_is(backend):
-    lists = make([(4, 5), (1,)], copy_dtype=torch.bfloat16)
-    lists["grads"][0][1, 1] = torch.inf
-    check_skips(backend, call(found_inf=1.0), lists)
-
-
-@pytest.mark.parametrize("backend", ALL, indirect=True)
-def test_updates_parameters_that_require_a_gradient(backend):
-    lists = copied(make([(3,)], copy_dtype=torch.float16), device(backend))
-    lists["params"] = [torch.nn.Parameter(p) for p in lists["params"]]
-    versions = [lists[name][0]._version for name in ("params", "copies")]
-    call()(lists, backend)
-    assert lists["params"][0].requires_grad
-    assert all(lists[name][0]._version > v for name, v in zip(("params", "copies"), versions, strict=True))
-
-
-@pytest.mark.parametrize("backend", backends(OP), indirect=True)
-def test_kept_moments_are_read_once(backend):
-    lists = copied(make([(5,), (6,)]), device(backend))
-    expected = copied(lists, device(backend))
-    lists |= {name: Kept(lists[name]) for name in ("exp_avgs", "exp_avg_sqs")}
-    for _ in range(3):
-        call()(lists, backend)
-        call()(expected, backend)
-    assert lists["exp_avgs"].found is not None
-    for name in lists:
-        assert all(map(torch.equal, lists[name], expected[name]))
-
-
-@pytest.mark.parametrize("backend", ALL, indirect=True)
-def test_nothing_to_do(backend):
-    call()({"params": [], "grads": [], "exp_avgs": [], "exp_avg_sqs": []}, backend)
-    call()(copied(make([(0,), (0, 3)], copy_dtype=torch.bfloat16), device(backend)), backend)
-
-
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("options", "message"),
     [
-        ({"grads": []}, "0 grads, expected one for each of 1 params"),
-        ({"copies": [torch.ones(2).half()] * 2}, "2 copies, expected one for each of 1 params"),
-        ({"exp_avgs": [torch.ones(3)]}, r"exp_avgs\[0\] has shape \[3\], expected \[2\]"),
-        ({"exp_avgs": [torch.ones(2).half()]}, r"exp_avgs\[0\] is float16, expected float32"),
-        ({"exp_avg_sqs": [torch.ones(4)[::2]]}, r"exp_avg_sqs\[0\] must be contiguous"),
-        ({"grads": [torch.ones(2).double()]}, r"grads\[0\] is float64, expected float32 or bfloat16 or float16"),
-        ({"copies": [torch.ones(2).int()]}, r"copies\[0\] is int32, expected float32 or bfloat16 or float16"),
-        ({"params": [torch.ones(2).double()]}, "cpp takes float32, found float64"),
-        ({"lr": 0.1}, "lr is a float, expected a float32 tensor"),
-        ({"step": torch.ones((), dtype=torch.int64)}, "step has .* expected a float32 tensor"),
-        ({"found_inf": torch.ones(2)}, "found_inf has shape"),
         ({"betas": (0.9, 1.0)}, r"betas\[1\] is 1.0, expected a number of 0 or more and less than 1"),
         ({"eps": -1e-8}, "eps is -1e-08, expected a number of 0 or more"),
         ({"weight_decay": torch.ones(())}, "weight_decay is tensor"),
     ],
 )
-def test_wrong_arguments(changes, message):
-    lists = {name: [torch.ones(2)] for name in ("params", "grads", "exp_avgs", "exp_avg_sqs")}
-    with pytest.raises(UserError, match=f"adam_?: .*{message}"):
-        adam_(**(lists | {"lr": torch.ones(()), "step": torch.ones(())} | changes), backend="cpp")
-
-
-@pytest.mark.parametrize("backend", backends(OP), indirect=True)
-def test_torch_op_contract(backend):
-    lists = copied(make([(4, 5), (1,)], copy_dtype=torch.bfloat16), device(backend))
-    one = torch.ones(1, device=lists["params"][0].device)
-    numbers = (0.9, 0.999, 1e-8, 0.1, True)
-    torch.library.opcheck(torch.ops.mlperf_fast.adam_, (*lists.values(), one, one, None, one, *numbers, backend))
-
-
-@pytest.mark.parametrize("backend", backends(OP), indirect=True)
-def test_compiles_without_graph_break(backend):
-    check_compiles(backend, call(weight_decay=0.1), make([(4, 5), (1,)], copy_dtype=torch.bfloat16))
+def test_numbers_are_checked(options, message):
+    with pytest.raises(UserError, match=f"adam_: {message}"):
+        call(**options)(make([(2,)]), "cpp")

@@ -1,0 +1,152 @@
+"""What all multi-tensor updates promise alike."""
+
+import pytest
+import torch
+from multi_tensor import calling, copied, random
+from numerics import backends, device, threads
+
+from mlperf_fast.errors import UserError
+from mlperf_fast.ops import adam_, sgd_momentum_
+from mlperf_fast.ops.lists import Kept
+
+LR_AND_STEP = {"lr": 0.03, "step": 7.0}
+# The op, its lists (the first is written, and all but the gradients), its device scalars.
+UPDATES = {
+    "adam": (adam_, ("params", "grads", "exp_avgs", "exp_avg_sqs", "copies"), LR_AND_STEP),
+    "sgd_momentum": (sgd_momentum_, ("params", "grads", "momentum_buffers", "copies"), LR_AND_STEP),
+}
+STATE = ("exp_avgs", "exp_avg_sqs", "momentum_buffers")
+NATIVE = [pytest.param(name, *p.values, marks=p.marks) for name in UPDATES for p in backends(name)]
+ALL = NATIVE + [pytest.param(name, "ref") for name in UPDATES]
+on = {
+    "native": pytest.mark.parametrize(("name", "backend"), NATIVE, indirect=["backend"]),
+    "all": pytest.mark.parametrize(("name", "backend"), ALL, indirect=["backend"]),
+}
+
+
+def make(name, sizes, where="cpu"):
+    lists = {
+        part: random(sizes, 100 * i, dtype=torch.bfloat16 if part == "copies" else torch.float32)
+        for i, part in enumerate(UPDATES[name][1])
+    }
+    for x in lists.get("exp_avg_sqs", []):
+        x.abs_()
+    return copied(lists, where)
+
+
+def call(name, **scalars):
+    op, _, given = UPDATES[name]
+    return calling(op, given | scalars)
+
+
+def assert_same(lists, others):
+    for name in lists:
+        assert all(map(torch.equal, lists[name], others[name])), name
+
+
+@on["native"]
+def test_same_bits_for_any_number_of_threads(name, backend):
+    results = []
+    for n in (1, 2, 5):
+        with threads(n):
+            results.append(make(name, [(100,)] * 50 + [(150_001,), (1,), (70_000,)], device(backend)))
+            call(name)(results[-1], backend)
+    assert_same(results[0], results[1])
+    assert_same(results[0], results[2])
+
+
+@on["all"]
+def test_found_inf_leaves_everything_as_it_is(name, backend):
+    lists, expected = (make(name, [(4, 5), (1,)], device(backend)) for _ in range(2))
+    for some in (lists, expected):
+        some.get("grads", some["params"])[0][1, 1] = torch.inf
+    call(name, found_inf=1.0)(lists, backend)
+    assert_same(lists, expected)
+
+
+@on["all"]
+def test_a_found_inf_of_zero_updates(name, backend):
+    lists, expected = (make(name, [(4, 5), (1,)], device(backend)) for _ in range(2))
+    call(name, found_inf=0.0)(lists, backend)
+    call(name)(expected, backend)
+    assert_same(lists, expected)
+
+
+@on["all"]
+def test_updates_parameters_that_require_a_gradient(name, backend):
+    lists = make(name, [(3,)], device(backend))
+    written = [part for part in lists if part not in (*STATE, "grads")]
+    first = written[0]
+    lists[first] = [torch.nn.Parameter(x) for x in lists[first]]
+    versions = {part: lists[part][0]._version for part in written}
+    call(name)(lists, backend)
+    assert lists[first][0].requires_grad
+    assert [part for part in written if lists[part][0]._version == versions[part]] == []
+
+
+@on["native"]
+def test_kept_state_is_read_once(name, backend):
+    lists, expected = (make(name, [(5,), (6,)], device(backend)) for _ in range(2))
+    lists |= {part: Kept(lists[part]) for part in STATE if part in lists}
+    for _ in range(3):
+        call(name)(lists, backend)
+        call(name)(expected, backend)
+    assert all(lists[part].found is not None for part in STATE if part in lists)
+    assert_same(lists, expected)
+
+
+@on["all"]
+def test_nothing_to_do(name, backend):
+    call(name)({part: [] for part in UPDATES[name][1] if part != "copies"}, backend)
+    call(name)(make(name, [(0,), (0, 3)], device(backend)), backend)
+
+
+@on["native"]
+def test_lists_that_do_not_match(name, backend):
+    first, second, *_ = UPDATES[name][1]
+    with torch.device(device(backend)):
+        cases = [
+            ({second: []}, f"0 {second}, expected one for each of 1 {first}"),
+            ({second: [torch.ones(3)]}, rf"{second}\[0\] has shape \[3\], expected \[2\]"),
+            ({second: [torch.ones(4)[::2]]}, rf"{second}\[0\] must be contiguous"),
+            ({second: [torch.ones(2).double()]}, rf"{second}\[0\] is float64, expected float32"),
+            ({first: [torch.ones(2).double()]}, "takes float32, found float64"),
+        ]
+        for part in set(STATE) & set(UPDATES[name][1]):
+            cases.append(({part: [torch.ones(2).half()]}, rf"{part}\[0\] is float16, expected float32"))
+        for changes, message in cases:
+            lists = {part: [torch.ones(2)] for part in UPDATES[name][1]} | changes
+            with pytest.raises(UserError, match=f"{name}_?: .*{message}"):
+                call(name)(lists, backend)
+
+
+@pytest.mark.parametrize("name", UPDATES)
+def test_scalars_are_checked(name):
+    op, _, scalars = UPDATES[name]
+    lists, given = make(name, [(2,)]), {scalar: torch.ones(()) for scalar in scalars}
+    for scalar in scalars:
+        with pytest.raises(UserError, match=f"{name}_: {scalar} is a float, expected a float32 tensor"):
+            op(**lists, **given | {scalar: 0.1})
+        with pytest.raises(UserError, match=f"{name}_: {scalar} has .* int64, expected a float32 tensor"):
+            op(**lists, **given | {scalar: torch.ones((), dtype=torch.int64)})
+    with pytest.raises(UserError, match=f"{name}_: found_inf has shape"):
+        op(**lists, **given, found_inf=torch.ones(2))
+
+
+@on["native"]
+def test_torch_op_contract(name, backend):
+    lists = make(name, [(4, 5), (1,)], device(backend))
+    one = torch.ones(1, device=device(backend))
+    by_type = {"Tensor": one, "Optional[Tensor]": one, "float": 0.1, "bool": True, "str": backend}
+    op = getattr(torch.ops.mlperf_fast, f"{name}_")
+    torch.library.opcheck(
+        op, [lists[a.name] if a.name in lists else by_type[str(a.type)] for a in op.default._schema.arguments]
+    )
+
+
+@on["native"]
+def test_compiles_without_graph_break(name, backend):
+    lists, expected = (make(name, [(4, 5), (1,)], device(backend)) for _ in range(2))
+    torch.compile(lambda: call(name)(lists, backend), fullgraph=True, backend="aot_eager")()
+    call(name)(expected, backend)
+    assert_same(lists, expected)
