@@ -20,6 +20,7 @@ EXAMPLES = """examples:
   mlperf-fast run dlrm --set optimizer.lr=1.0       change a value of the preset
   mlperf-fast prepare dlrm --raw days --out data    convert Criteo's day_N.gz
   mlperf-fast check runs/dlrm/result_0.txt          is this log valid?
+  mlperf-fast rcp results/dgxa100                   do these runs converge as the reference does?
   mlperf-fast score results/dgxa100                 what these runs are worth, in minutes
   torchrun --nproc-per-node 8 -m mlperf_fast run dlrm --preset dgxa100_1x8
 """
@@ -80,6 +81,12 @@ def parser() -> argparse.ArgumentParser:
 
     command = add(commands, "check", check, "check result logs against the official v2.0 rules")
     command.add_argument("paths", nargs="+", type=Path, metavar="FILE")
+    command.add_argument("--json", action="store_true", help="machine-readable")
+
+    command = add(commands, "rcp", rcp, "do the runs converge as the reference does (reference convergence points)")
+    command.add_argument("paths", nargs="*", metavar="DIR", help="folder of a benchmark, a system or a whole package")
+    command.add_argument("--table", metavar="BENCHMARK", help="show a benchmark's reference points instead")
+    command.add_argument("--rcps", type=Path, metavar="FILE", help="points to take instead of the official ones, JSON")
     command.add_argument("--json", action="store_true", help="machine-readable")
 
     command = add(commands, "score", score, "the scores of result logs in minutes, with epochs and speed apart")
@@ -196,6 +203,12 @@ def check(options) -> int:
     from mlperf_fast.submission import check as checker
 
     return checker.main(options.paths, options.json)
+
+
+def rcp(options) -> int:
+    from mlperf_fast.submission import convergence
+
+    return convergence.main(options.paths, options.table, options.rcps, options.json)
 
 
 def score(options) -> int:

@@ -22,7 +22,7 @@ def test_help_names_every_command_and_shows_examples(capsys):
         cli.main(["--help"])
     assert ended.value.code == 0
     text = capsys.readouterr().out
-    for command in ("list", "env", "prepare", "run", "check", "score"):
+    for command in ("list", "env", "prepare", "run", "check", "rcp", "score"):
         assert f"\n    {command} " in text
     assert "mlperf-fast run dlrm --set optimizer.lr=1.0" in text
 
@@ -67,6 +67,10 @@ def test_env_says_what_is_there_and_why_not(capsys):
         (["prepare", "dlrm", "--preset", "closed"], "--raw DIR"),
         (["prepare", "dlrm", "--verify", "--out", "/nowhere"], "/nowhere"),
         (["check", "/nowhere/result_0.txt"], "/nowhere/result_0.txt"),
+        (["rcp"], "or one benchmark with --table"),
+        (["rcp", "--table", "retina"], "expected one of resnet"),
+        (["rcp", "--table", "minigo"], "minigo has no reference convergence points in v2.0"),
+        (["rcp", "--table", "resnet", "--rcps", "/nowhere"], "/nowhere: can't be read"),
         (["score", "/nowhere"], "/nowhere: no such folder"),
         (["score", ".", "--compare"], "--compare takes two folders"),
     ],

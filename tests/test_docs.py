@@ -1,5 +1,6 @@
 """Every command that the documents show is run: `run` on a small data set, what needs a cluster as far as it can."""
 
+import json
 import re
 import shlex
 import subprocess
@@ -29,6 +30,8 @@ def test_every_mlperf_fast_command_works_as_shown(tmp_path, monkeypatch):
     small_dlrm.write_days(tmp_path / "criteo_days")
     closed_logs.package(tmp_path / "ajax")
     closed_logs.folder(tmp_path / "blue/results/kite/resnet")
+    points = {"own": {"Benchmark": "resnet", "BS": 4096, "Epochs to converge": [40] * 10}}
+    (tmp_path / "own_points.json").write_text(json.dumps(points))
     shown = [line for document in DOCUMENTS for line in commands(document, "mlperf-fast")]
     assert len(shown) >= 5
     for line in shown:
@@ -70,7 +73,7 @@ def test_links_lead_somewhere():
 
 
 def test_help_of_every_command_says_what_it_does():
-    for command in ("list", "env", "prepare", "run", "check", "score"):
+    for command in ("list", "env", "prepare", "run", "check", "rcp", "score"):
         answer = subprocess.run(
             [sys.executable, "-m", "mlperf_fast", command, "--help"], capture_output=True, text=True, check=True
         )

@@ -10,7 +10,9 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from mlperf_fast.errors import UserError
 from mlperf_fast.submission.records import is_number
+from mlperf_fast.submission.tables import printable
 
 # What the official package checker takes for a log (glob: result_*.txt).
 LOG_NAME = re.compile(r"result_.*\.txt", re.DOTALL)
@@ -46,6 +48,20 @@ def benchmark_folder(path: str) -> Folder:
 def find(path: str) -> Iterator[Folder | tuple[str, str]]:
     """Every folder with logs at `path` or below, and (folder, why) for one that can't be read."""
     yield from _find(path, _DEPTH, set())
+
+
+def find_all(path: str) -> list[Folder]:
+    """Every folder with logs at `path` or below. UserError if there is none, or one can't be read."""
+    if not os.path.isdir(path):
+        what = "a file; name its folder" if os.path.exists(path) else "no such folder"
+        raise UserError(f"{printable(path)}: {what}")
+    found = list(find(path))
+    for item in found:
+        if not isinstance(item, Folder):
+            raise UserError(f"{printable(item[0])} can't be read: {item[1]}")
+    if not found:
+        raise UserError(f"{printable(path)}: no result_*.txt in this folder, nor where a package has them below it")
+    return [item for item in found if isinstance(item, Folder)]
 
 
 def scaling_factor(path: str) -> float | None:

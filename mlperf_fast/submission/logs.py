@@ -7,6 +7,7 @@ that a package of hundreds of logs fits into memory.
 import math
 import multiprocessing
 import os
+import statistics
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -16,7 +17,7 @@ from typing import Any
 from mlperf_fast.submission.official import compliance
 from mlperf_fast.submission.records import Finding, Record, is_number, read_records, shown
 from mlperf_fast.submission.sanity import number, sanity, text
-from mlperf_fast.suite import BENCHMARKS, CLOSED_KEYS
+from mlperf_fast.suite import BENCHMARKS, CLOSED_KEYS, Benchmark
 
 FEW = 16  # logs; so many are read in this process, since starting others takes longer
 
@@ -70,6 +71,12 @@ def read_log(path: str | os.PathLike[str]) -> Log:
     except (Exception, RecursionError, MemoryError) as error:
         message = f"this check itself failed with {type(error).__name__}: {shown(str(error))}; please report it"
         return Log(path=path, findings=(Finding("log/unjudged", None, message, "mlperf_fast", file=path),))
+
+
+def common_benchmark(logs: Sequence[Log]) -> Benchmark | None:
+    """The benchmark that most of the logs name; None if that is none of v2.0."""
+    names = statistics.multimode(log.benchmark for log in logs if log.benchmark)
+    return next((b for b in BENCHMARKS.values() if b.log_name in names[:1]), None)
 
 
 def read_logs(paths: Sequence[str], processes: int | None = None) -> list[Log]:

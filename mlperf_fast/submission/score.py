@@ -18,7 +18,7 @@ from typing import Any
 
 from mlperf_fast.errors import UserError
 from mlperf_fast.submission import description, folders
-from mlperf_fast.submission.logs import Log, read_logs
+from mlperf_fast.submission.logs import Log, common_benchmark, read_logs
 from mlperf_fast.submission.records import shown
 from mlperf_fast.submission.tables import figure, printable, table
 from mlperf_fast.suite import BENCHMARKS, RULESET, Benchmark
@@ -53,12 +53,6 @@ class Score:
     samples_per_second_per_accelerator: float | None
     scaling_factor: float | None
     notes: tuple[str, ...]
-
-
-def common_benchmark(logs: Sequence[Log]) -> Benchmark | None:
-    """The benchmark that most of the logs name; None if that is none of v2.0."""
-    names = statistics.multimode(log.benchmark for log in logs if log.benchmark)
-    return next((b for b in BENCHMARKS.values() if b.log_name in names[:1]), None)
 
 
 def olympic_minutes(times: Sequence[float], failed: int, dropped: int) -> float | None:
@@ -188,18 +182,7 @@ def _notes(
 
 def scores(paths: Sequence[str]) -> list[list[Score]]:
     """The scores of each path's benchmarks. UserError for a path without logs, or one that can't be read."""
-    found: list[list[folders.Folder]] = []
-    for path in paths:
-        if not os.path.isdir(path):
-            what = "a file; name its folder" if os.path.exists(path) else "no such folder"
-            raise UserError(f"{printable(path)}: {what}")
-        below = list(folders.find(path))
-        for item in below:
-            if not isinstance(item, folders.Folder):
-                raise UserError(f"{printable(item[0])} can't be read: {item[1]}")
-        found.append([item for item in below if isinstance(item, folders.Folder)])
-        if not found[-1]:
-            raise UserError(f"{printable(path)}: no result_*.txt in this folder, nor where a package has them below it")
+    found = [folders.find_all(path) for path in paths]
     logs = read_logs([log for part in found for folder in part for log in folder.logs])
     by_path = {log.path: log for log in logs}
     return [[score(folder, [by_path[log] for log in folder.logs]) for folder in part] for part in found]

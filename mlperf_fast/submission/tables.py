@@ -9,13 +9,14 @@ def printable(text: str | os.PathLike[str]) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in os.fspath(text))
 
 
-def table(columns: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
-    """Aligned columns, the first `left` to the left and the others to the right."""
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1, *, text_last: bool = False) -> str:
+    """Aligned columns: the first `left`, and the last if it is text, to the left, the others to the right."""
     widths = [max(len(row[i]) for row in [columns, *rows]) for i in range(len(columns))]
     lines = []
     for row in [columns, ["-" * width for width in widths], *rows]:
         cells = [
-            f"{cell:<{w}}" if i < left else f"{cell:>{w}}" for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+            f"{cell:<{width}}" if i < left or (text_last and i == len(widths) - 1) else f"{cell:>{width}}"
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
         ]
         lines.append("  ".join(cells).rstrip())
     return "\n".join(lines)
