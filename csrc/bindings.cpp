@@ -8,6 +8,7 @@
 #include "adam.h"
 #include "criteo.h"
 #include "dot_interaction.h"
+#include "ema.h"
 #include "embedding_bag.h"
 #include "grad_norm.h"
 #include "memory.h"
@@ -44,6 +45,7 @@ PYBIND11_MODULE(MODULE_NAME, m) {
     m.def("dot_interaction_bwd", &dot_interaction_bwd, Unlocked());
     m.def("grad_norm", &grad_norm, Unlocked());
     m.def("adam", &adam, Unlocked());
+    m.def("ema", &ema, Unlocked());
     m.def("sgd", &sgd, Unlocked());
     m.def("sgd_momentum", &sgd_momentum, Unlocked());
     m.def("read_tensors", &read_tensors);

@@ -2,6 +2,7 @@
 
 from mlperf_fast.ops.adam import adam_
 from mlperf_fast.ops.dot_interaction import dot_interaction
+from mlperf_fast.ops.ema import ema_
 from mlperf_fast.ops.embedding_bag import (
     embedding_bag,
     embedding_bag_rowwise_adagrad_,
@@ -16,6 +17,7 @@ from mlperf_fast.ops.sgd_momentum import sgd_momentum_
 __all__ = [
     "adam_",
     "dot_interaction",
+    "ema_",
     "embedding_bag",
     "embedding_bag_rowwise_adagrad_",
     "embedding_bag_sgd_",

@@ -62,7 +62,8 @@ def _adam(
     for name in ("exp_avgs", "exp_avg_sqs"):
         check_stored("adam_", name, lists[name], (torch.float32,))
     types = check_stored("adam_", "grads", grads), check_stored("adam_", "copies", copies)
-    torch.autograd.graph.increment_version([*params, *copies])
+    torch.autograd.graph.increment_version(params)
+    torch.autograd.graph.increment_version(copies)
     _C.adam(
         p.table, g.table, m.table, v.table, rounded[0].table if copies else 0, p.sizes.buffer_info()[0], len(params),
         *types, lr.data_ptr(), step.data_ptr(), address(grad_scale), address(found_inf), beta1, beta2, eps,

@@ -57,7 +57,8 @@ def _sgd_momentum(
     p, g, b, *rounded = read_matching("sgd_momentum_", backend, lists | ({"copies": copies} if copies else {}))
     check_stored("sgd_momentum_", "momentum_buffers", momentum_buffers, (torch.float32,))
     types = check_stored("sgd_momentum_", "grads", grads), check_stored("sgd_momentum_", "copies", copies)
-    torch.autograd.graph.increment_version([*params, *copies])
+    torch.autograd.graph.increment_version(params)
+    torch.autograd.graph.increment_version(copies)
     _C.sgd_momentum(
         p.table, g.table, b.table, rounded[0].table if copies else 0, p.sizes.buffer_info()[0], len(params), *types,
         lr.data_ptr(), step.data_ptr(), address(grad_scale), address(found_inf), momentum, dampening, nesterov,

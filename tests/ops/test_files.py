@@ -13,6 +13,7 @@ NAMES = sorted(path.stem for path in (ROOT / "mlperf_fast" / "ops").glob("*.py")
 ABSENT = {
     ("triton", "grad_norm"): "one reduction over tensors of several dtypes: CUDA C++'s",
     ("triton", "adam"): "its GPU kernel is CUDA C++",
+    ("triton", "ema"): "its GPU kernel is CUDA C++",
     ("triton", "sgd_momentum"): "its GPU kernel is CUDA C++",
     ("triton", "roc_auc"): "scores are gathered on the host, once an evaluation; the sort would be torch's anyway",
 }

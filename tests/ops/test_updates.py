@@ -6,13 +6,14 @@ from multi_tensor import calling, copied, random
 from numerics import backends, device, threads
 
 from mlperf_fast.errors import UserError
-from mlperf_fast.ops import adam_, sgd_momentum_
+from mlperf_fast.ops import adam_, ema_, sgd_momentum_
 from mlperf_fast.ops.lists import Kept
 
 LR_AND_STEP = {"lr": 0.03, "step": 7.0}
 # The op, its lists (the first is written, and all but the gradients), its device scalars.
 UPDATES = {
     "adam": (adam_, ("params", "grads", "exp_avgs", "exp_avg_sqs", "copies"), LR_AND_STEP),
+    "ema": (ema_, ("averages", "params"), {"decay": 0.9}),
     "sgd_momentum": (sgd_momentum_, ("params", "grads", "momentum_buffers", "copies"), LR_AND_STEP),
 }
 STATE = ("exp_avgs", "exp_avg_sqs", "momentum_buffers")
@@ -75,8 +76,8 @@ def test_a_found_inf_of_zero_updates(name, backend):
 @on["all"]
 def test_updates_parameters_that_require_a_gradient(name, backend):
     lists = make(name, [(3,)], device(backend))
-    written = [part for part in lists if part not in (*STATE, "grads")]
-    first = written[0]
+    first = UPDATES[name][1][0]
+    written = [part for part in (first, "copies") if part in lists]
     lists[first] = [torch.nn.Parameter(x) for x in lists[first]]
     versions = {part: lists[part][0]._version for part in written}
     call(name)(lists, backend)
