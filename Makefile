@@ -2,35 +2,40 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
-NATIVE := $(wildcard csrc/*.cpp csrc/*.h csrc/common/*.h)
+SOURCES := $(wildcard $(addprefix csrc/,$(addprefix *.,cpp h cu cuh) $(addprefix */*.,cpp h cu cuh)))
 
-.PHONY: demo test lint format bench clean
+.PHONY: demo test emulate lint format bench clean
 
 demo: $(READY)  ## train DLRM's demo to its target with the native kernels
 	$(BIN)/mlperf-fast run dlrm --preset demo
 
-test: $(READY)  ## everything that needs no GPU; Triton's kernels run in its interpreter, in a process of their own
+test: $(READY)  ## everything that needs no GPU; Triton's kernels run in its interpreter, CUDA's in the emulator
 	$(BIN)/python -m pytest
 	TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/ops tests/loop -k triton
+	$(MAKE) emulate
+
+emulate: $(READY)  ## the CUDA kernels on the host, under each sanitizer, in processes of their own
+	$(BIN)/python tests/emulated.py asan
+	$(BIN)/python tests/emulated.py ubsan
 
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/clang-format --dry-run -Werror csrc/*.cpp csrc/*.h csrc/common/*.h
+	$(BIN)/clang-format --dry-run -Werror $(SOURCES)
 	$(BIN)/mypy
 
 format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	$(BIN)/clang-format -i csrc/*.cpp csrc/*.h csrc/common/*.h
+	$(BIN)/clang-format -i $(SOURCES)
 
 bench: $(READY)  ## make bench OP=embedding_bag
 	$(BIN)/python -m benchmarks.bench_$(OP) $(ARGS)
 
 clean:
-	rm -rf .venv build dist *.egg-info mlperf_fast/_C/*.so
+	rm -rf .venv build dist *.egg-info mlperf_fast/_C/*.so mlperf_fast/_cuda/*.so
 
-$(READY): constraints.txt pyproject.toml setup.py $(NATIVE)
+$(READY): constraints.txt pyproject.toml setup.py $(SOURCES)
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[triton,dev,flights]'
 	touch $(READY)

@@ -74,9 +74,17 @@ def _native() -> dict[str, str]:
     )
     return {
         "_C": f"{_C.level} (this processor also runs: {', '.join(_C.supported_levels())})",
-        "_cuda": "absent: this version has no CUDA C++ kernels",
+        "_cuda": _cuda_state(),
         "malloc": malloc,
     }
+
+
+def _cuda_state() -> str:
+    from mlperf_fast import _cuda
+
+    if _cuda.absence:
+        return f"absent: {_cuda.absence}"
+    return "emulated on the CPU (MLPERF_FAST_EMULATE is set)" if _cuda.EMULATED else "built"
 
 
 def _machine() -> dict[str, str]:

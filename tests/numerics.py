@@ -11,25 +11,29 @@ import torch
 from hypothesis import HealthCheck, settings
 from torch import Tensor
 
-from mlperf_fast import _C
+from mlperf_fast import _C, _cuda
 from mlperf_fast.ops.backend import INTERPRETED, OPS
 
+EMULATED = _cuda.EMULATED
 GPU = torch.cuda.is_available()
 NO_TRITON = pytest.mark.skipif(not (INTERPRETED or GPU), reason="triton: no GPU, and TRITON_INTERPRET=1 is not set")
+_why = _cuda.absence if GPU else "no GPU, and MLPERF_FAST_EMULATE is not set (`make emulate` sets it)"
+NO_CUDA = pytest.mark.skipif(not EMULATED and (not GPU or _cuda.absence is not None), reason=f"cuda: {_why}")
 
-# The same examples in every run; few in Triton's interpreter, where a program takes a millisecond.
+# The same examples in every run; few in Triton's interpreter, where a program takes a millisecond, and in the emulator.
 EXAMPLES = settings(
     deadline=None,
     derandomize=True,
-    max_examples=8 if INTERPRETED else 30,
+    max_examples=8 if INTERPRETED or EMULATED else 30,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 
 
 def backends(op: str) -> list:
-    """Parameters for the fixture `backend`: cpp once for each instruction set that runs here, and triton."""
+    """Parameters for the fixture `backend`: cpp once for each instruction set that runs here, cuda, triton."""
     levels = [pytest.param(f"cpp-{level}") for level in _C.supported_levels()]
-    return levels + ([pytest.param("triton", marks=NO_TRITON)] if "triton" in OPS[op].table else [])
+    others = [pytest.param("cuda", marks=NO_CUDA), pytest.param("triton", marks=NO_TRITON)]
+    return levels + [other for other in others if other.values[0] in OPS[op].table]
 
 
 def cases(op: str) -> list:
@@ -43,7 +47,8 @@ def cases(op: str) -> list:
 
 def device(backend: str) -> str:
     """Where a test's tensors must lie: on the CPU wherever the backend can."""
-    return "cuda" if backend == "triton" and not INTERPRETED else "cpu"
+    on_gpu = {"cuda": not EMULATED, "triton": not INTERPRETED}
+    return "cuda" if on_gpu.get(backend) else "cpu"
 
 
 @contextmanager

@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "mlperf_fast"
 COMMON = {"errors", "config", "suite", "tensor_names"}
 ALLOWED = {
     "submission": {"submission", "suite"},
-    "ops": {"ops", "kernels", "_C"},
+    "ops": {"ops", "kernels", "_C", "_cuda"},
     "nn": {"nn", "ops", "_C"},
     "optim": {"optim", "ops"},
     "data": {"data", "_C"},

@@ -5,7 +5,9 @@ backend is, in this order: the `backend=` argument, `with use_backend(...)`, the
 that is installed and applies to the tensor's device and dtype. Naming one that can't run is a UserError, and nothing
 else runs in its place.
 
-    cpp      native CPU code (csrc/), CPU tensors
+    cpp      native CPU code (csrc/*.cpp), CPU tensors
+    cuda     native GPU code (csrc/*.cu), CUDA tensors; CPU tensors instead when MLPERF_FAST_EMULATE was set before
+             start (see _cuda: for tests)
     triton   kernels/, CUDA tensors; CPU tensors too when TRITON_INTERPRET=1 was set before start (slow: for tests)
     ref      plain PyTorch, any device: the truth that the others are tested against
 """
@@ -20,14 +22,16 @@ from typing import Any
 
 import torch
 
+from mlperf_fast import _cuda
 from mlperf_fast.errors import UserError
 
 LIBRARY = torch.library.Library("mlperf_fast", "DEF")
-BACKENDS = ("cpp", "triton", "ref")
+BACKENDS = ("cpp", "cuda", "triton", "ref")
 INTERPRETED = (
     os.environ.get("TRITON_INTERPRET") == "1"
 )  # Triton reads it when a kernel is defined, so later is too late
 TRITON_DEVICES = ("cuda", "cpu") if INTERPRETED else ("cuda",)
+CUDA_DEVICES = ("cpu",) if _cuda.EMULATED else ("cuda",)
 
 
 @dataclass(frozen=True)
@@ -145,12 +149,18 @@ def _wanted(op: Op, device: str, dtype: torch.dtype) -> str:
 
 
 def _installed(name: str) -> bool:
+    if name == "cuda":
+        return _cuda.absence is None
     return name != "triton" or find_spec("triton") is not None
 
 
 def _absence(name: str) -> str | None:
+    if name == "cuda" and _cuda.absence:
+        return _cuda.absence
     if not _installed(name):
         return "triton is not installed; get it with `pip install 'mlperf_fast[triton]'`"
+    if name == "cuda" and not (_cuda.EMULATED or torch.cuda.is_available()):
+        return "no CUDA device; `make emulate` runs the tests of its kernels on the CPU"
     if name == "triton" and not (INTERPRETED or torch.cuda.is_available()):
         return "no CUDA device; to run its kernels on the CPU, slowly, set TRITON_INTERPRET=1 before start"
     return None

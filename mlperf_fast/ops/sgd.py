@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mlperf_fast import _C
+from mlperf_fast import _C, _cuda
 from mlperf_fast.errors import UserError
-from mlperf_fast.ops.backend import TRITON_DEVICES, Applies, Op, define, resolve, traced
+from mlperf_fast.ops.backend import CUDA_DEVICES, TRITON_DEVICES, Applies, Op, define, resolve, traced
 from mlperf_fast.ops.checks import address, check, check_scalar
 from mlperf_fast.ops.lists import raise_for_odd_one, read_matching
 
@@ -33,6 +33,7 @@ SGD = Op(
     "sgd",
     {
         "cpp": Applies(("cpu",), (torch.float32,)),
+        "cuda": Applies(CUDA_DEVICES, (torch.float32,)),
         "triton": Applies(TRITON_DEVICES, (torch.float32,)),
         "ref": Applies(),
     },
@@ -44,9 +45,13 @@ def _sgd(params, grads, lr, grad_scale, found_inf, backend):
     if p.kind != g.kind:
         check("sgd_", "grads[0]", grads[0], params[0].shape, (params[0].dtype,), params[0])
     torch.autograd.graph.increment_version(params)
-    if backend == "cpp":
-        sizes = p.sizes.buffer_info()[0]
-        _C.sgd(p.table, g.table, sizes, len(params), lr.data_ptr(), address(grad_scale), address(found_inf))
+    if backend in ("cpp", "cuda"):
+        tables = p.table, g.table, p.sizes.buffer_info()[0], len(params)
+        scalars = lr.data_ptr(), address(grad_scale), address(found_inf)
+        if backend == "cpp":
+            _C.sgd(*tables, *scalars)
+        else:
+            _cuda.call(_cuda.sgd, lr, *tables, *scalars)
     else:
         from mlperf_fast.kernels.sgd import sgd
 

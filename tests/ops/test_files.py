@@ -9,8 +9,14 @@ from mlperf_fast.ops.backend import OPS
 ROOT = Path(__file__).parents[2]
 NOT_OPS = {"__init__", "backend", "checks", "lists", "updates"}
 NAMES = sorted(path.stem for path in (ROOT / "mlperf_fast" / "ops").glob("*.py") if path.stem not in NOT_OPS)
-# What an op doesn't have, and why. CUDA C++ (csrc/<op>.cu) comes with the `cuda` backend, for all ops at once.
+# What an op doesn't have, and why.
+TO_COME = "not written yet: this line goes when csrc/<op>.cu comes"
 ABSENT = {
+    ("cuda", "adam"): TO_COME,
+    ("cuda", "dot_interaction"): TO_COME,
+    ("cuda", "embedding_bag"): TO_COME,
+    ("cuda", "grad_norm"): TO_COME,
+    ("cuda", "roc_auc"): "as for triton",
     ("triton", "grad_norm"): "one reduction over tensors of several dtypes: CUDA C++'s",
     ("triton", "adam"): "its GPU kernel is CUDA C++",
     ("triton", "ema"): "its GPU kernel is CUDA C++",
@@ -19,6 +25,7 @@ ABSENT = {
 }
 FILES = {
     "cpp": ("csrc/{}.h", "csrc/{}.cpp"),
+    "cuda": ("csrc/{}.cu",),
     "triton": ("kernels/{}.py",),
     "test": ("tests/ops/test_{}.py",),
 }
@@ -54,3 +61,4 @@ def test_parts_come_in_one_order(name):
 
 def test_every_kernel_file_has_an_op():
     assert {path.stem for path in (ROOT / "kernels").glob("*.py")} - {"__init__"} <= set(NAMES)
+    assert {path.stem for path in (ROOT / "csrc").glob("*.cu")} <= set(NAMES)

@@ -1,0 +1,117 @@
+"""Builds the CUDA kernels for the host (csrc/emulate) and runs the ops' tests with them.
+
+    python tests/emulated.py asan     AddressSanitizer: reads and writes outside of tensors and of shared memory
+    python tests/emulated.py ubsan    UndefinedBehaviorSanitizer: overflow, misaligned access, bad shifts
+
+Arguments behind the kind go to pytest too, behind `tests/ops -k cuda`. Needs g++ only. What is built lies in
+build/emulate and is built again when a source or any header is newer.
+"""
+
+import os
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+CSRC, BUILD = ROOT / "csrc", ROOT / "build" / "emulate"
+EMULATOR = [CSRC / "emulate/runtime.cpp", CSRC / "emulate/races.cpp"]
+
+COMMON = ["-std=c++17", "-g", "-fPIC", "-Wall", "-Wextra", f"-I{CSRC}"]
+# nvcc knows no type-based aliasing either: a pack of four floats may be read through a pointer to one.
+KERNEL = ["-O1", "-fno-omit-frame-pointer", "-fno-strict-aliasing", "-Wno-unknown-pragmas", "-x", "c++"]
+KINDS = {
+    "asan": ["-fsanitize=address", "-fsanitize-sections=emulated_shared"],
+    "ubsan": ["-fsanitize=undefined", "-fno-sanitize=vptr", "-fno-sanitize-recover=all"],
+}
+
+
+def build_module(kind: str) -> Path:
+    """The module `_cuda` with every csrc/*.cu, to be named in MLPERF_FAST_EMULATE."""
+    module = BUILD / kind / "native.so"
+    _build(kind, [CSRC / "bindings_cuda.cpp", *EMULATOR, *sorted(CSRC.glob("*.cu"))], module, ["-shared"])
+    return module
+
+
+def build_program(kind: str, source: Path, *defines: str) -> Path:
+    """A program from one .cu file that has a main()."""
+    name = "-".join([source.stem, *defines])
+    program = BUILD / kind / name
+    _build(kind, [*EMULATOR, source], program, [], [f"-D{define}" for define in defines])
+    return program
+
+
+def environment(kind: str, module: Path | None = None) -> dict[str, str]:
+    """Variables for a process that loads what was built."""
+    variables = dict(os.environ)
+    if module:
+        variables["MLPERF_FAST_EMULATE"] = str(module)
+    if kind == "asan":
+        # Python keeps what it allocated until the end. libstdc++ comes first too, for torch's exceptions.
+        variables["ASAN_OPTIONS"] = "detect_leaks=0:detect_stack_use_after_return=0"
+        if module:
+            libraries = ("libasan.so", "libstdc++.so.6")
+            variables["LD_PRELOAD"] = " ".join(_output("g++", f"-print-file-name={library}") for library in libraries)
+    if kind == "ubsan":
+        variables["UBSAN_OPTIONS"] = "print_stacktrace=1"
+    return variables
+
+
+def main() -> int:
+    kind, *arguments = sys.argv[1:] or [""]
+    if kind not in KINDS:
+        print(f"usage: python tests/emulated.py {'|'.join(KINDS)} [pytest arguments]", file=sys.stderr)
+        return 2
+    module = build_module(kind)
+    # Only Python's own output is captured: a sanitizer's report is the last that its process writes.
+    command = [sys.executable, "-m", "pytest", "--capture=sys", "tests/ops", "-k", "cuda", *arguments]
+    return subprocess.run(command, cwd=ROOT, env=environment(kind, module), check=False).returncode
+
+
+def _build(kind: str, sources: Sequence[Path], target: Path, link: list[str], defines: Sequence[str] = ()) -> None:
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        objects = list(pool.map(lambda source: _compile(kind, source, defines), sources))
+    if _older(target, objects):
+        _run("g++", *link, "-o", target, *objects, *KINDS[kind])
+
+
+def _compile(kind: str, source: Path, defines: Sequence[str]) -> Path:
+    """Only kernels are instrumented, so the other objects serve every kind."""
+    kernel = source.suffix == ".cu"
+    object_file = BUILD / (kind if kernel else "host") / ("-".join([source.stem, *(d[2:] for d in defines)]) + ".o")
+    headers = [*CSRC.rglob("*.h"), *CSRC.rglob("*.cuh"), Path(__file__)]
+    if _older(object_file, [source, *headers]):
+        object_file.parent.mkdir(parents=True, exist_ok=True)
+        flags = [*KERNEL, *KINDS[kind], *defines] if kernel else ["-O2", *_python_headers()]
+        partial = object_file.with_suffix(f".{os.getpid()}.o")  # several processes may build at once
+        _run(*_compiler(), *COMMON, *flags, "-c", source, "-o", partial)
+        partial.rename(object_file)
+    return object_file
+
+
+def _python_headers() -> list[str]:
+    import pybind11
+
+    return [f"-I{pybind11.get_include()}", f"-I{sysconfig.get_paths()['include']}"]
+
+
+def _compiler() -> list[str]:
+    return os.environ.get("CXX", "g++").split()
+
+
+def _older(target: Path, sources: Sequence[Path]) -> bool:
+    return not target.exists() or any(source.stat().st_mtime > target.stat().st_mtime for source in sources)
+
+
+def _run(*command: object) -> None:
+    subprocess.run([str(part) for part in command], check=True)
+
+
+def _output(*command: str) -> str:
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
