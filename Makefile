@@ -29,13 +29,13 @@ format: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(SOURCES)
 
-bench: $(READY)  ## make bench OP=embedding_bag
-	$(BIN)/python -m benchmarks.bench_$(OP) $(ARGS)
+bench: $(READY)  ## make bench OP='sgd embedding_bag' ARGS=--quick; all ops without OP
+	$(BIN)/mlperf-fast bench $(OP) $(ARGS)
 
 clean:
 	rm -rf .venv build dist *.egg-info mlperf_fast/_C/*.so mlperf_fast/_cuda/*.so
 
 $(READY): constraints.txt pyproject.toml setup.py $(SOURCES)
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[triton,dev,flights]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[triton,dev,flights,report]'
 	touch $(READY)

@@ -1,16 +1,17 @@
-"""dot_interaction: DLRM's pairwise products of 27 vectors, forward + backward, against eager PyTorch.
+"""dot_interaction: DLRM's pairwise products of 27 vectors, forward + backward, against PyTorch.
 
-ours          ops.dot_interaction
+cpp, cuda, triton, ref   ops.dot_interaction by each backend
 eager gather  bmm, gram[:, i, j] with index tensors made beforehand, cat: the reference's form (facebookresearch/dlrm
               rebuilds its index lists each time, which is slower)
 eager select  the same with one index_select on the flattened products: the fastest eager form that we found
-compile       torch.compile of `eager gather`, with --compile
+torch compile torch.compile of `eager gather`
 """
 
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -18,7 +19,10 @@ from torch import Tensor
 from mlperf_fast.ops.dot_interaction import dot_interaction
 
 from . import command, machine, shapes
-from .measure import Candidate, Local, Row, compare, rotation
+from .competitors import backends, best, compiled
+from .measure import Local, Row, compare, rotation
+
+DEVICES = ("cpu", "cuda")
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,13 @@ class Case:
         return f"B {self.batch}, 27×{self.dim}"
 
 
-CASES = [Case(2048), Case(16384), Case(2048, dtype=torch.bfloat16), Case(1024, dim=16)]
+CASES = [
+    Case(2048),
+    Case(16384),
+    Case(2048, dtype=torch.bfloat16),
+    Case(shapes.demo_batch(), dim=shapes.demo_model().dim),
+    Case(shapes.closed_batch_a_gpu(), dtype=torch.bfloat16),
+]
 QUICK_CASES = [Case(32, dim=16), Case(32, dim=16, dtype=torch.bfloat16)]
 
 
@@ -56,29 +66,34 @@ def eager_select(dense: Tensor, sparse: Tensor, flat: Tensor) -> Tensor:
 
 
 def measure(chosen: Namespace, cases: Sequence[Case] | None = None) -> Iterator[Row]:
-    i, j = torch.tril_indices(shapes.TABLES + 1, shapes.TABLES + 1, offset=-1)
+    i, j = torch.tril_indices(shapes.TABLES + 1, shapes.TABLES + 1, offset=-1, device=chosen.device)
     flat = i * (shapes.TABLES + 1) + j
     for case in cases or (QUICK_CASES if chosen.quick else CASES):
         moved, flops = work(case)
-        sets = rotation(moved // 2, machine.cache_bytes(), memory=2 << 30)
-        inputs = [draw(case, flat.numel()) for _ in range(sets)]
-        candidates: dict[str, Candidate | str] = {
-            "ours": Local(both_ways(dot_interaction, inputs)),
-            "eager gather": Local(both_ways(lambda x, e: eager_gather(x, e, i, j), inputs)),
-            "eager select": Local(both_ways(lambda x, e: eager_select(x, e, flat), inputs)),
-        }
-        if chosen.compile:
-            compiled = torch.compile(eager_gather)
-            candidates["compile"] = Local(both_ways(lambda x, e, f=compiled: f(x, e, i, j), inputs))
+        sets = rotation(moved // 2, machine.cache_bytes(chosen.device), memory=2 << 30)
+        inputs = [draw(case, flat.numel(), chosen.device) for _ in range(sets)]
+        candidates = backends(
+            "dot_interaction",
+            chosen.device,
+            case.dtype,
+            lambda name, inputs=inputs: both_ways(partial(dot_interaction, backend=name), inputs),
+        )
+        candidates["eager gather"] = Local(both_ways(partial(eager_gather, i=i, j=j), inputs))
+        candidates["eager select"] = Local(both_ways(partial(eager_select, flat=flat), inputs))
+        candidates["torch compile"] = compiled(
+            chosen, lambda inputs=inputs: both_ways(partial(torch.compile(eager_gather), i=i, j=j), inputs)
+        )
         results = compare(candidates, command.effort(chosen))
         dtype, limit = ("bf16", "bf16-gemm") if case.dtype is torch.bfloat16 else ("fp32", "gemm")
-        yield Row("dot_interaction fwd+bwd", case.shape(), dtype, chosen.threads, moved, flops, limit, results)
+        ours = best("dot_interaction", chosen.device, case.dtype)
+        yield Row("dot_interaction fwd+bwd", case.shape(), dtype, chosen.threads, moved, flops, limit, results, ours)
 
 
-def draw(case: Case, pairs: int) -> tuple[Tensor, Tensor, Tensor]:
-    dense = torch.randn(case.batch, case.dim, dtype=case.dtype, requires_grad=True)
-    sparse = torch.randn(case.batch, shapes.TABLES, case.dim, dtype=case.dtype, requires_grad=True)
-    return dense, sparse, torch.randn(case.batch, case.dim + pairs, dtype=case.dtype)
+def draw(case: Case, pairs: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    like = {"dtype": case.dtype, "device": device}
+    dense = torch.randn(case.batch, case.dim, requires_grad=True, **like)
+    sparse = torch.randn(case.batch, shapes.TABLES, case.dim, requires_grad=True, **like)
+    return dense, sparse, torch.randn(case.batch, case.dim + pairs, **like)
 
 
 def both_ways(function: Callable[[Tensor, Tensor], Tensor], inputs: Sequence[tuple]) -> Callable[[int], object]:
@@ -91,11 +106,5 @@ def both_ways(function: Callable[[Tensor, Tensor], Tensor], inputs: Sequence[tup
     return call
 
 
-def arguments():
-    options = command.parser(__doc__)
-    command.add_compile(options)
-    return options
-
-
 if __name__ == "__main__":
-    sys.exit(command.main("dot_interaction", arguments(), measure))
+    sys.exit(command.main("dot_interaction"))

@@ -1,9 +1,10 @@
 """embedding_bag: all 26 tables, forward, and forward + backward + update, against PyTorch and FBGEMM.
 
-ours            embedding_bag, then embedding_bag_sgd_ (or embedding_bag_rowwise_adagrad_) from the output's gradient
+cpp, cuda, triton, ref   embedding_bag, then embedding_bag_sgd_ (or _rowwise_adagrad_) from the output's gradient
 torch stacked   one nn.EmbeddingBag(sparse=True) over the stacked tables, then torch.optim.SGD
 torch 26 bags   26 nn.EmbeddingBag(sparse=True), then torch.optim.SGD: what most users write
-fbgemm          SplitTableBatchedEmbeddingBagsCodegen on the CPU, EXACT_SGD or EXACT_ROWWISE_ADAGRAD, own process
+torch compile   torch.compile of the stacked form's forward; it can't trace a sparse gradient
+fbgemm          SplitTableBatchedEmbeddingBagsCodegen, EXACT_SGD or EXACT_ROWWISE_ADAGRAD, in a process of its own
 The gradient of the output is given. Each gets ids in the form it likes best, made beforehand: ours int32, the others
 int64. Table sizes: equal with uniform ids, or Criteo's with Zipf ids (many repeats); 1,000,000 rows in all.
 """
@@ -19,10 +20,12 @@ import torch
 from mlperf_fast.ops.embedding_bag import embedding_bag, embedding_bag_rowwise_adagrad_, embedding_bag_sgd_
 
 from . import command, machine, shapes
+from .competitors import backends, best, compiled
 from .draw import draw_ids
 from .measure import Local, Row, compare, rotation
 from .peer import advise_huge_pages
 
+DEVICES = ("cpu", "cuda")
 LR, EPS = 0.01, 1e-8
 
 
@@ -79,61 +82,88 @@ def work(case: Case, rows: Sequence[int], ids: np.ndarray) -> tuple[int, int]:
 
 
 def measure(chosen: Namespace, cases: Sequence[Case] | None = None) -> Iterator[Row]:
+    device = chosen.device
     for case in cases or (QUICK_CASES if chosen.quick else CASES):
         rows = case.table_rows()
         output = 4 * case.batch * shapes.TABLES * case.dim
-        sets = rotation(output + 4 * case.batch * shapes.TABLES * case.hot, machine.cache_bytes(), most=4)
+        sets = rotation(output + 4 * case.batch * shapes.TABLES * case.hot, machine.cache_bytes(device), most=4)
         ids = [draw_ids(rows, case.batch, case.hot, case.spread, seed) for seed in range(sets)]
-        douts = [torch.randn(case.batch, shapes.TABLES, case.dim) for _ in range(sets)] if case.update != "none" else []
-        candidates = {"ours": Local(ours(case, rows, ids, douts))}
+        shape = (case.batch, shapes.TABLES, case.dim)
+        douts = [torch.randn(shape, device=device) for _ in range(sets if case.update != "none" else 0)]
+        inputs = Inputs(case, rows, ids, douts, device)
+        candidates = backends("embedding_bag", device, torch.float32, lambda name, inputs=inputs: ours(inputs, name))
         if case.update != "adagrad":  # torch has no row-wise Adagrad
-            candidates["torch stacked"] = Local(torch_stacked(case, rows, ids, douts))
-            candidates["torch 26 bags"] = Local(torch_bags(case, rows, ids, douts))
+            candidates["torch stacked"] = Local(torch_stacked(inputs))
+            candidates["torch 26 bags"] = Local(torch_bags(inputs))
+        if case.update == "none":
+            candidates["torch compile"] = compiled(chosen, lambda inputs=inputs: torch_stacked(inputs, torch.compile))
         about = {"update": case.update, "batch": case.batch, "hot": case.hot, "rows": rows, "dim": case.dim}
-        about |= {"spread": case.spread, "sets": sets, "lr": LR, "eps": EPS}
-        with command.peer(chosen.fbgemm_python, "peer_fbgemm", command.FBGEMM, **about) as (fbgemm, version):
+        about |= {"spread": case.spread, "sets": sets, "lr": LR, "eps": EPS, "device": device.type}
+        python = command.fbgemm_python(chosen)
+        with command.peer(python, "peer_fbgemm", command.FBGEMM, **about) as (fbgemm, version):
             results = compare({**candidates, "fbgemm": fbgemm}, command.effort(chosen))
         facts = {"fbgemm": version} if version else {}
         moved, flops = work(case, rows, ids[0])
-        yield Row(case.op, case.shape(), "fp32", chosen.threads, moved, flops, "gather", results, facts=facts)
+        default = best("embedding_bag", device)
+        yield Row(case.op, case.shape(), "fp32", chosen.threads, moved, flops, "gather", results, default, facts)
 
 
-def ours(case: Case, rows: Sequence[int], ids: list[np.ndarray], douts: list[torch.Tensor]) -> Callable[[int], object]:
-    weight = table(sum(rows), case.dim)
-    state = torch.zeros(len(weight))
-    row_offsets = torch.tensor([0, *rows]).cumsum(0)
-    lr = torch.full((), LR)
-    offsets = torch.arange(case.batch * shapes.TABLES + 1) * case.hot if case.hot > 1 else None
-    inputs = [torch.from_numpy(one[:, :, 0].copy() if offsets is None else one.reshape(-1)) for one in ids]
+@dataclass(frozen=True)
+class Inputs:
+    """ids: int32 [B, T, hot] each, table-local; douts: the output's gradients, none where the forward is measured."""
+
+    case: Case
+    rows: Sequence[int]
+    ids: list[np.ndarray]
+    douts: list[torch.Tensor]
+    device: torch.device
+
+
+def ours(inputs: Inputs, backend: str) -> Callable[[int], object]:
+    case, device = inputs.case, inputs.device
+    weight = table(sum(inputs.rows), case.dim, device)
+    state = torch.zeros(len(weight), device=device)
+    row_offsets = torch.tensor([0, *inputs.rows], device=device).cumsum(0)
+    lr = torch.full((), LR, device=device)
+    offsets = torch.arange(case.batch * shapes.TABLES + 1, device=device) * case.hot if case.hot > 1 else None
+    ids = [torch.from_numpy(one[:, :, 0].copy() if offsets is None else one.reshape(-1)) for one in inputs.ids]
+    ids = [one.to(device) for one in ids]
+    # As in training: bad ids are recorded on the device and read later, so that no call waits for it.
+    errors = torch.zeros(3, dtype=torch.int64, device=device) if device.type == "cuda" else None
+    options = {"errors": errors, "backend": backend}
 
     def call(number: int) -> object:
-        i = number % len(inputs)
-        out = embedding_bag(weight, row_offsets, inputs[i], offsets)
+        i = number % len(ids)
+        out = embedding_bag(weight, row_offsets, ids[i], offsets, **options)
         if case.update == "sgd":
-            embedding_bag_sgd_(weight, row_offsets, inputs[i], douts[i], lr, bag_offsets=offsets)
+            embedding_bag_sgd_(weight, row_offsets, ids[i], inputs.douts[i], lr, bag_offsets=offsets, **options)
         elif case.update == "adagrad":
             embedding_bag_rowwise_adagrad_(
-                weight, state, row_offsets, inputs[i], douts[i], lr, eps=EPS, bag_offsets=offsets
+                weight, state, row_offsets, ids[i], inputs.douts[i], lr, eps=EPS, bag_offsets=offsets, **options
             )
         return out
 
     return call
 
 
-def torch_stacked(case, rows, ids, douts) -> Callable[[int], object]:
+def torch_stacked(
+    inputs: Inputs, transform: Callable[[torch.nn.Module], Callable] = lambda bag: bag
+) -> Callable[[int], object]:
+    case = inputs.case
     bag = torch.nn.EmbeddingBag(1, case.dim, mode="sum", sparse=True)
-    bag.weight = torch.nn.Parameter(table(sum(rows), case.dim))
-    starts = np.cumsum([0, *rows[:-1]])[None, :, None]
-    inputs = [torch.from_numpy((one.astype(np.int64) + starts).reshape(-1, case.hot)) for one in ids]
-    optimizer = torch.optim.SGD(bag.parameters(), LR)
+    bag.weight = torch.nn.Parameter(table(sum(inputs.rows), case.dim, inputs.device))
+    starts = np.cumsum([0, *inputs.rows[:-1]])[None, :, None]
+    ids = [torch.from_numpy((one.astype(np.int64) + starts).reshape(-1, case.hot)) for one in inputs.ids]
+    ids = [one.to(inputs.device) for one in ids]
+    optimizer, forward = torch.optim.SGD(bag.parameters(), LR), transform(bag)
 
     def call(number: int) -> object:
-        i = number % len(inputs)
+        i = number % len(ids)
         if case.update == "none":
             with torch.no_grad():
-                return bag(inputs[i])
-        out = bag(inputs[i]).view(case.batch, shapes.TABLES, case.dim)
-        out.backward(douts[i])
+                return forward(ids[i])
+        out = forward(ids[i]).view(case.batch, shapes.TABLES, case.dim)
+        out.backward(inputs.douts[i])
         optimizer.step()
         optimizer.zero_grad()
         return None
@@ -141,20 +171,21 @@ def torch_stacked(case, rows, ids, douts) -> Callable[[int], object]:
     return call
 
 
-def torch_bags(case, rows, ids, douts) -> Callable[[int], object]:
+def torch_bags(inputs: Inputs) -> Callable[[int], object]:
+    case, rows, device = inputs.case, inputs.rows, inputs.device
     bags = torch.nn.ModuleList(torch.nn.EmbeddingBag(1, case.dim, mode="sum", sparse=True) for _ in rows)
     for bag, count in zip(bags, rows, strict=True):
-        bag.weight = torch.nn.Parameter(table(count, case.dim))
-    inputs = [[torch.from_numpy(one[:, t].astype(np.int64)) for t in range(len(rows))] for one in ids]
+        bag.weight = torch.nn.Parameter(table(count, case.dim, device))
+    ids = [[torch.from_numpy(one[:, t].astype(np.int64)).to(device) for t in range(len(rows))] for one in inputs.ids]
     optimizer = torch.optim.SGD(bags.parameters(), LR)
-    split = [dout.unbind(1) for dout in douts]
+    split = [dout.unbind(1) for dout in inputs.douts]
 
     def call(number: int) -> object:
-        i = number % len(inputs)
+        i = number % len(ids)
         if case.update == "none":
             with torch.no_grad():
-                return [bag(column) for bag, column in zip(bags, inputs[i], strict=True)]
-        outs = [bag(column) for bag, column in zip(bags, inputs[i], strict=True)]
+                return [bag(column) for bag, column in zip(bags, ids[i], strict=True)]
+        outs = [bag(column) for bag, column in zip(bags, ids[i], strict=True)]
         torch.autograd.backward(outs, split[i])
         optimizer.step()
         optimizer.zero_grad()
@@ -163,18 +194,13 @@ def torch_bags(case, rows, ids, douts) -> Callable[[int], object]:
     return call
 
 
-def table(rows: int, dim: int) -> torch.Tensor:
-    """Random weights in huge pages, asked for before the first touch, where the size is worth it."""
-    weight = torch.empty(rows, dim)
-    advise_huge_pages(weight.data_ptr(), weight.nbytes)
+def table(rows: int, dim: int, device: torch.device) -> torch.Tensor:
+    """Random weights; on a CPU in huge pages, asked for before the first touch, where the size is worth it."""
+    weight = torch.empty(rows, dim, device=device)
+    if device.type == "cpu":
+        advise_huge_pages(weight.data_ptr(), weight.nbytes)
     return weight.uniform_(-0.01, 0.01)
 
 
-def arguments():
-    options = command.parser(__doc__)
-    command.add_fbgemm(options)
-    return options
-
-
 if __name__ == "__main__":
-    sys.exit(command.main("embedding_bag", arguments(), measure))
+    sys.exit(command.main("embedding_bag"))

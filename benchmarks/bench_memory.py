@@ -1,4 +1,4 @@
-"""What the allocator is worth on a CPU: the same plain PyTorch code under four settings, each in its own process.
+"""memory: what the allocator is worth on a CPU: plain PyTorch under four settings, each in its own process.
 
 default       glibc as it comes: every large tensor is mapped and unmapped, a page fault for each 4 KiB
 huge pages    glibc.malloc.hugetlb=1 alone: large blocks are advised to be huge pages (glibc 2.35 or newer)
@@ -16,6 +16,7 @@ from . import command
 from .measure import Candidate, Row, compare
 from .peer_memory import LAYER_NORM_SHAPE
 
+DEVICES = ("cpu",)
 HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 MODES = {
     "tuned": {"MLPERF_FAST_MALLOC": "1"},
@@ -41,8 +42,8 @@ def measure(chosen: Namespace) -> Iterator[Row]:
                 child = command.peer(sys.executable, "peer_memory", "", MODES[mode], **case)
                 candidates[mode], facts[mode] = stack.enter_context(child)
             results = compare(candidates, command.effort(chosen))
-        yield Row(op, shapes[block], "fp32", chosen.threads, 0, 0, "none", results, ours="tuned", facts=facts)
+        yield Row(op, shapes[block], "fp32", chosen.threads, 0, 0, "none", results, "tuned", facts)
 
 
 if __name__ == "__main__":
-    sys.exit(command.main("memory", command.parser(__doc__), measure))
+    sys.exit(command.main("memory"))

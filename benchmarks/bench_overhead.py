@@ -1,4 +1,4 @@
-"""What a call costs when there is nothing to compute, and what the import costs.
+"""overhead: what a call costs when there is nothing to compute, and what the import costs.
 
 raw _C call       a native function on ready integers, and the same with the addresses taken from tensors
 public ops        with checks and dispatch, one-element inputs; torch.add for scale
@@ -20,6 +20,7 @@ from mlperf_fast.ops.sgd import sgd_
 from . import command
 from .measure import Candidate, Local, Row, compare, summary
 
+DEVICES = ("cpu",)
 IMPORTS = ("mlperf_fast", "mlperf_fast.ops", "mlperf_fast.workloads.dlrm.workload")
 
 
@@ -64,12 +65,12 @@ def measure(chosen: Namespace) -> Iterator[Row]:
     """Rows of one column each: overhead has no competitor; the unit is the millisecond, as everywhere."""
     candidates: dict[str, Candidate | str] = {name: Local(call) for name, call in calls().items()}
     for name, timing in compare(candidates, command.effort(chosen)).items():
-        yield Row("call overhead", name, "fp32", chosen.threads, 0, 0, "none", {"ours": timing})
+        yield Row("call overhead", name, "fp32", chosen.threads, 0, 0, "none", {"ours": timing}, "ours")
     samples = [import_seconds() for _ in range(1 if chosen.quick else 9)]
     for module, found in zip(IMPORTS, zip(*samples, strict=True), strict=True):
         timing = summary(found, 1)
-        yield Row("import, beyond torch's own", module, "-", chosen.threads, 0, 0, "none", {"ours": timing})
+        yield Row("import, beyond torch's own", module, "-", chosen.threads, 0, 0, "none", {"ours": timing}, "ours")
 
 
 if __name__ == "__main__":
-    sys.exit(command.main("overhead", command.parser(__doc__), measure))
+    sys.exit(command.main("overhead"))

@@ -1,22 +1,24 @@
 """roc_auc: the exact area under the ROC curve, against scikit-learn and a sort in PyTorch.
 
-ours        ops.roc_auc
-sklearn     sklearn.metrics.roc_auc_score: what the reference uses
-torch sort  ops.roc_auc_ref: sort, unique_consecutive, cumulative counts
+cpp           ops.roc_auc
+ref           the same in PyTorch: sort, unique_consecutive, cumulative counts
+scikit-learn  sklearn.metrics.roc_auc_score: what the reference uses
 Scores are like a trained model's: most near 0.03, some ties. DLRM's test set has 89,137,319 samples.
 """
 
 import sys
 from argparse import Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
 from mlperf_fast.ops.roc_auc import roc_auc
 
 from . import command
-from .measure import Candidate, Local, Row, compare
+from .competitors import backends, best, library
+from .measure import Row, compare
 
+DEVICES = ("cpu",)  # scores are gathered on the host, once an evaluation
 CASES = (32_768, 1_000_000, 8_000_000)
 DLRM_TEST_SAMPLES = 89_137_319
 
@@ -25,14 +27,15 @@ def measure(chosen: Namespace, cases: Sequence[int] | None = None) -> Iterator[R
     whole = (DLRM_TEST_SAMPLES,) if chosen.whole else ()
     for n in cases or ((1000,) if chosen.quick else CASES + whole):
         inputs = [draw(n, seed) for seed in range(2)]
-        candidates: dict[str, Candidate | str] = {
-            "ours": Local(lambda number, i=inputs: roc_auc(*i[number % 2])),
-            "sklearn": sklearn(inputs),
-            "torch sort": Local(lambda number, i=inputs: roc_auc(*i[number % 2], backend="ref")),
-        }
+        candidates = backends(
+            "roc_auc", chosen.device, torch.float32,
+            lambda name, i=inputs: lambda number: roc_auc(*i[number % 2], backend=name),
+        )  # fmt: skip
+        candidates["scikit-learn"] = library("scikit-learn", chosen.device, lambda i=inputs: sklearn(i))
         results = compare(candidates, command.effort(chosen))
         # Two passes over scores and labels, 10 bytes a score, as csrc/roc_auc.h says.
-        yield Row("roc_auc", f"{n:,} scores", "fp32", chosen.threads, 10 * n, 0, "triad", results)
+        ours = best("roc_auc", chosen.device)
+        yield Row("roc_auc", f"{n:,} scores", "fp32", chosen.threads, 10 * n, 0, "triad", results, ours)
 
 
 def draw(n: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -42,20 +45,12 @@ def draw(n: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.sigmoid(logits), labels.to(torch.uint8)
 
 
-def sklearn(inputs) -> Candidate | str:
-    try:
-        from sklearn.metrics import roc_auc_score
-    except ImportError:
-        return "not run: pip install scikit-learn"
+def sklearn(inputs) -> Callable[[int], object]:
+    from sklearn.metrics import roc_auc_score
+
     arrays = [(labels.numpy(), scores.numpy()) for scores, labels in inputs]
-    return Local(lambda number: roc_auc_score(*arrays[number % 2]))
-
-
-def arguments():
-    options = command.parser(__doc__)
-    options.add_argument("--whole", action="store_true", help="also all 89 million scores of DLRM's test set")
-    return options
+    return lambda number: roc_auc_score(*arrays[number % 2])
 
 
 if __name__ == "__main__":
-    sys.exit(command.main("roc_auc", arguments(), measure))
+    sys.exit(command.main("roc_auc"))

@@ -1,95 +1,143 @@
-"""The command line that all benchmarks share: options, threads, ceilings, where results go."""
+"""What the commands of all benchmarks do: settle the options, measure, print, write, and say what didn't run."""
 
 import argparse
+import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+import traceback
+from argparse import Namespace
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 
 import torch
 
-from mlperf_fast import _C  # tunes malloc for every competitor in this process  # noqa: F401
+from mlperf_fast import _C, system  # _C tunes malloc for every competitor in this process  # noqa: F401
+from mlperf_fast.config import nearest
+from mlperf_fast.errors import UserError
 
-from . import ceilings, machine, report
-from .measure import FULL, QUICK, Effort, Row
+from . import ceilings, competitors, machine, options, report, roofline
+from .measure import ABSENT, FULL, QUICK, Effort, Row, failure
 from .peer import Peer, PeerError
 from .peer import command as peer_command
 
-HERE = Path(__file__).parent
-FBGEMM = (
-    "not run: make a venv, `pip install fbgemm-gpu-cpu==1.9.0 'torch==2.14.*'`, pass --fbgemm-python VENV/bin/python"
-)
-DLRM_REPO = "not run: `git clone https://github.com/facebookresearch/dlrm`, pass --dlrm-repo DIR"
+FBGEMM = f"{ABSENT}{system.PACKAGES['fbgemm'][2]}; or in a venv of its own, named by --fbgemm-python VENV/bin/python"
+DLRM_REPO = f"{ABSENT}`git clone https://github.com/facebookresearch/dlrm`, pass --dlrm-repo DIR"
+Measure = Callable[[Namespace], Iterator[Row]]
 
 
-def parser(description: str) -> argparse.ArgumentParser:
-    """The options of every benchmark."""
-    options = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--quick", action="store_true", help="tiny shapes, seconds: to see that it runs")
-    options.add_argument("--threads", type=positive, help="threads of every competitor; default: torch's choice")
-    options.add_argument("--seconds", type=positive, help="for each row, over all competitors; default: 6")
-    options.add_argument(
-        "--out", type=Path, help="folder for the JSON and CSV; default: results/MACHINE, none if --quick"
-    )
-    return options
+def main(*ops: str) -> int:
+    """`python -m benchmarks [OP …]`, and with `ops` a single benchmark's own command."""
+    parser = argparse.ArgumentParser(prog="mlperf-fast bench", description="Measures ops against their competitors.")
+    options.add_ops(parser)
+    return guarded(bench, parser.parse_args([*ops, *sys.argv[1:]]))
 
 
-def add_fbgemm(options: argparse.ArgumentParser) -> None:
-    options.add_argument(
-        "--fbgemm-python", type=existing, help="python of a venv with fbgemm-gpu-cpu 1.9.0, torch 2.14"
-    )
+def guarded(function: Callable[[Namespace], int], chosen: Namespace) -> int:
+    """The exit code: of `function`, or 2 with the message of a UserError."""
+    try:
+        return function(chosen)
+    except UserError as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 2
 
 
-def add_compile(options: argparse.ArgumentParser) -> None:
-    options.add_argument("--compile", action="store_true", help="measure torch.compile too (compiles for a minute)")
-
-
-def add_dlrm_repo(options: argparse.ArgumentParser) -> None:
-    options.add_argument("--dlrm-repo", type=dlrm_checkout, help="a checkout of facebookresearch/dlrm")
-
-
-def main(stem: str, options: argparse.ArgumentParser, measure: Callable[[argparse.Namespace], Iterator[Row]]) -> int:
-    """Parses the command line, measures, prints, and writes results; returns the exit code. Bad options exit with 2."""
-    chosen = options.parse_args()
+def bench(chosen: Namespace) -> int:
+    """`mlperf-fast bench [OP …]`."""
     settle(chosen)
-    header, before = machine.header(), machine.usage()
-    limits = ceilings.measure(quick=chosen.quick)
+    return measure_all(chosen, [(op, module.measure) for op, module in wanted(chosen)])
+
+
+def wanted(chosen: Namespace) -> list[tuple[str, ModuleType]]:
+    """The benchmarks that are named, or all that measure something on this device. UserError with the nearest name."""
+    names, known, device = chosen.ops or options.op_names(), options.op_names(), chosen.device.type
+    for name in names:
+        if name not in known:
+            raise UserError(f"no benchmark is called {name!r}{nearest(name, known)}")
+    found = [(name, import_module(f".bench_{name}", __package__)) for name in dict.fromkeys(names)]
+    elsewhere = [name for name, module in found if device not in module.DEVICES]
+    if elsewhere and chosen.ops:
+        raise UserError(f"{', '.join(elsewhere)}: measures nothing on {device}; pass --device cpu")
+    if elsewhere:
+        print(f"left out, for the CPU only: {', '.join(elsewhere)}", file=sys.stderr)
+    return [(name, module) for name, module in found if device in module.DEVICES]
+
+
+def measure_all(chosen: Namespace, benchmarks: Sequence[tuple[str, Measure]]) -> int:
+    """Measures, prints and writes one after the other; one that fails doesn't end the others. The exit code, 0 or 1."""
+    header, before = machine.header(chosen.device), machine.usage()
+    limits = ceilings.measure(chosen.device, quick=chosen.quick)
+    print(report.header_text(header, limits))
+    folder, every_row, broken = results_folder(chosen), [], []
+    for stem, measure in benchmarks:
+        rows, error = collect(measure(chosen))
+        limits |= ceilings.again(limits, rows, chosen.device, quick=chosen.quick)
+        report.show(rows, limits)
+        if error:
+            broken.append(f"{stem}: {failure(error)}")
+        if folder and rows:
+            facts = {**header, "others during the run": machine.others(before)}
+            report.write(folder, stem, rows, machine.name(chosen.device), facts, limits)
+            print(f"written: {folder / stem}.json and .csv")
+        every_row += rows
+    print("\n".join(report.notes(every_row, competitors.libraries())))
+    if folder and every_row:
+        stem = benchmarks[0][0] if len(benchmarks) == 1 else "roofline"
+        print(roofline.write(folder / f"{stem}.svg", every_row, header, limits))
+    broken += report.failures(every_row)
+    for line in broken:
+        print(f"bench: {line}", file=sys.stderr)
+    return 1 if broken else 0
+
+
+def collect(measured: Iterator[Row]) -> tuple[list[Row], Exception | None]:
+    """The rows, with a line on stderr for each, and the error that ended them early."""
     rows = []
-    for row in measure(chosen):
-        rows.append(row)
-        print(f"measured {row.op} {row.shape} {row.dtype}", file=sys.stderr, flush=True)
-    limits = ceilings.again(limits, rows, quick=chosen.quick)
-    header["others during the run"] = machine.others(before)
-    print(report.text(rows, header, limits))
-    folder = results_folder(chosen)
-    if folder:
-        report.write(folder, stem, rows, header, limits)
-        print(f"written: {folder / stem}.json and .csv")
-    return 0
+    try:
+        for row in measured:
+            rows.append(row)
+            print(f"measured {row.op} {row.shape} {row.dtype}", file=sys.stderr, flush=True)
+    except UserError:
+        raise
+    except Exception as error:
+        traceback.print_exc()
+        return rows, error
+    return rows, None
 
 
-def settle(chosen: argparse.Namespace) -> None:
-    """Sets the number of threads, for all the process."""
+def settle(chosen: Namespace) -> None:
+    """Sets the number of threads, for all the process, and turns the device's name into a device."""
     if chosen.threads:
         torch.set_num_threads(chosen.threads)
     chosen.threads = torch.get_num_threads()
+    if chosen.device == "cuda" and not torch.cuda.is_available():
+        why = system.environment()["torch"]["CUDA"].removeprefix("absent: ")
+        raise UserError(f"--device cuda: there is none ({why}); leave --device out to measure the CPU")
+    chosen.device = torch.device(chosen.device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 
-def results_folder(chosen: argparse.Namespace) -> Path | None:
-    """--out, or the machine's own: in the checkout that this file lies in, else under ./results."""
-    return chosen.out or (None if chosen.quick else results_root() / machine.name())
+def results_folder(chosen: Namespace) -> Path | None:
+    """--out, or the machine's own: in the checkout that this file lies in, else under ./results. None: write none."""
+    return chosen.out or (None if chosen.quick else results_root() / machine.name(chosen.device))
 
 
 def results_root() -> Path:
-    is_checkout = HERE.name == "benchmarks" and (HERE.parent / "pyproject.toml").is_file()
-    return HERE / "results" if is_checkout else Path("results")
+    is_checkout = options.FOLDER.name == "benchmarks" and (options.FOLDER.parent / "pyproject.toml").is_file()
+    return Path(os.path.relpath(options.FOLDER / "results")) if is_checkout else Path("results")
 
 
-def effort(chosen: argparse.Namespace) -> Effort:
+def effort(chosen: Namespace) -> Effort:
     if chosen.quick:
         return QUICK
     return Effort(chosen.seconds, FULL.warm_up) if chosen.seconds else FULL
+
+
+def fbgemm_python(chosen: Namespace) -> Path | str | None:
+    """The interpreter that has FBGEMM: the one named, or this one."""
+    return chosen.fbgemm_python or (sys.executable if find_spec("fbgemm_gpu") else None)
 
 
 @contextmanager
@@ -105,7 +153,7 @@ def peer(
         try:
             version = child.prepare(threads=torch.get_num_threads(), **case)
         except PeerError as error:
-            yield f"not run: {error}", None
+            yield failure(error), None
         else:
             yield child, version
     finally:
@@ -113,27 +161,3 @@ def peer(
             child.close()
         except subprocess.TimeoutExpired:
             child.process.kill()
-
-
-def positive(text: str) -> int:
-    try:
-        value = int(text)
-    except ValueError:
-        value = 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number of 1 or more, found {text!r}")
-    return value
-
-
-def existing(text: str) -> Path:
-    if not Path(text).is_file():
-        raise argparse.ArgumentTypeError(f"there is no such file: {text}")
-    return Path(text)
-
-
-def dlrm_checkout(text: str) -> Path:
-    if not (Path(text) / "dlrm_s_pytorch.py").is_file():
-        raise argparse.ArgumentTypeError(
-            f"{text} is no checkout of facebookresearch/dlrm: dlrm_s_pytorch.py isn't there"
-        )
-    return Path(text)

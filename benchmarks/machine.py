@@ -16,14 +16,16 @@ from mlperf_fast.system import environment
 BUSY_CORES = 0.1  # taken by others on average, from which on the header calls the machine busy
 
 
-def header() -> dict[str, str]:
+def header(device: torch.device) -> dict[str, str]:
     """{item: text}. To be taken before the first measurement: the load average is that of others, then."""
     found = environment()
     return {
+        "device": device.type,
+        **(_gpu(device, found) if device.type == "cuda" else {}),
         "processor": found["machine"]["processor"],
         "cores": found["machine"]["cores"],
         "instruction set": f"{_C.level}, chosen at run time",
-        "last-level cache": f"{cache_bytes() / 2**20:.0f} MiB",
+        "last-level cache": f"{_cpu_cache_bytes() / 2**20:.0f} MiB",
         "memory": found["machine"]["memory"],
         "huge pages": found["machine"]["huge pages"],
         "threads": str(torch.get_num_threads()),
@@ -34,6 +36,19 @@ def header() -> dict[str, str]:
         "mlperf_fast": mlperf_fast.__version__,
         "date": date.today().isoformat(),
         "load average before": f"{os.getloadavg()[0]:.2f}",
+    }
+
+
+def _gpu(device: torch.device, found: dict[str, dict[str, str]]) -> dict[str, str]:
+    facts = torch.cuda.get_device_properties(device)
+    return {
+        "GPU": facts.name,
+        "compute capability": f"{facts.major}.{facts.minor}",
+        "multiprocessors": str(facts.multi_processor_count),
+        "GPU memory": f"{facts.total_memory / 2**30:.0f} GiB",
+        "level-2 cache": f"{facts.L2_cache_size / 2**20:.0f} MiB",
+        "CUDA": str(torch.version.cuda),
+        "triton": found["packages"]["triton"],
     }
 
 
@@ -57,15 +72,25 @@ def others(before: tuple[float, float, float]) -> str:
     return f"{cores:.2f} cores on average" + (" (busy: treat the figures as rough)" if cores > BUSY_CORES else "")
 
 
-def name() -> str:
-    """A folder name for this machine's results, such as intel-xeon-processor-2-cores-avx512."""
-    found = environment()["machine"]["processor"]
-    words = re.sub(r"\((r|tm)\)|@.*|cpu", "", found.lower())
-    return re.sub(r"[^a-z0-9]+", "-", f"{words} {len(os.sched_getaffinity(0))} cores {_C.level}").strip("-")
+def name(device: torch.device) -> str:
+    """A folder name for this machine's results: intel-xeon-processor-2-cores-avx512, nvidia-h100-80gb-hbm3."""
+    if device.type == "cuda":
+        return _slug(torch.cuda.get_device_name(device))
+    words = re.sub(r"\((r|tm)\)|@.*|cpu", "", environment()["machine"]["processor"].lower())
+    return _slug(f"{words} {len(os.sched_getaffinity(0))} cores {_C.level}")
 
 
-def cache_bytes() -> int:
-    """Size of the largest cache that core 0 sees; 32 MiB where the system doesn't tell."""
+def _slug(text: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+
+
+def cache_bytes(device: torch.device) -> int:
+    """Size of the largest cache before the device's memory."""
+    return torch.cuda.get_device_properties(device).L2_cache_size if device.type == "cuda" else _cpu_cache_bytes()
+
+
+def _cpu_cache_bytes() -> int:
+    """Of the largest cache that core 0 sees; 32 MiB where the system doesn't tell."""
     sizes = []
     for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size"):
         number, unit = re.fullmatch(r"(\d+)([KMG]?)", path.read_text().strip()).groups()  # type: ignore[union-attr]

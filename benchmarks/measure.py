@@ -5,9 +5,12 @@
 - Warm-up goes by time, not by count. A sample is as many calls as take about 10 ms, after as many that
   aren't timed: they wake the competitor's threads, which in a training run are never asleep for long. Just woken, two
   of them can share one core for milliseconds, which the column `cores` would show.
+- On a GPU a sample begins and ends with a wait for the device: it holds launches and kernels as they overlap in a
+  training step, where events around a small kernel would time the gaps. Its CPU time is the launching thread's, and
+  that of waiting, which spins.
 - Inputs rotate. A server's last-level cache can be too large to flush (260 MB on one machine used, shared with its
   neighbours), so instead each call takes the next of several input sets that together exceed twice that cache, and
-  the competitors evict each other. Each has weights of its own.
+  the competitors evict each other. Each has weights of its own. A GPU's level-2 cache is treated likewise.
 - Figures are medians with the 20th and 80th percentile, in wall time and in process CPU time (all threads). Where
   OpenMP's waiting threads spin, that counts as CPU time; the default here is that they soon sleep (command.py).
   Before a competitor in another process runs, they are given time to fall asleep in any case.
@@ -25,9 +28,11 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 
-from .peer import Peer, measure_calls
+from .peer import Peer, first_line, measure_calls
 
+ABSENT, FAILED = "not run: ", "failed: "  # what a text in place of a timing begins with
 SAMPLE_SECONDS = 0.01  # the least that one sample should take
 FALL_ASLEEP = 0.03  # seconds until OpenMP's waiting threads stop spinning: about 14 ms measured for libgomp
 FEWEST_ROUNDS, MOST_ROUNDS = 5, 200
@@ -77,7 +82,13 @@ class Local:
     function: Callable[[int], object]
 
     def sample(self, first: int, calls: int) -> tuple[float, float]:
-        return measure_calls(self.function, first, calls)
+        return measure_calls(self.function, first, calls, synchronize)
+
+
+def synchronize() -> None:
+    """Waits for the GPU, where this process uses one: a call there returns when it is queued, not when it is done."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
 
 
 @dataclass
@@ -91,8 +102,8 @@ class Row:
     bytes: int  # that must be moved, by the formula in the kernel's header
     flops: int
     ceiling: str  # which of ceilings.py limits it: its unit decides whether bytes or flops are rated
-    results: dict[str, Timing | str]
-    ours: str = "ours"
+    results: dict[str, Timing | str]  # by backend and competitor
+    ours: str  # the one that ratios refer to: of an op, the backend that a call takes by itself
     facts: dict[str, Any] = field(default_factory=dict)  # versions of peers, rotation
 
     def timing(self, name: str) -> Timing | None:
@@ -117,17 +128,25 @@ class Row:
 
 
 def compare(candidates: Mapping[str, Candidate | str], effort: Effort) -> dict[str, Timing | str]:
-    """Measures all candidates interleaved; a text in place of a candidate is handed through."""
-    running = {name: candidate for name, candidate in candidates.items() if not isinstance(candidate, str)}
-    calls = {name: _warm_up(candidate, effort) for name, candidate in running.items()}
+    """Measures all candidates interleaved. A text in place of a candidate is handed through; one that raises an error
+    becomes a text, and the others go on."""
+    results: dict[str, Timing | str] = {name: one for name, one in candidates.items() if isinstance(one, str)}
+    running = {name: one for name, one in candidates.items() if not isinstance(one, str)}
+    calls: dict[str, int] = {}
     samples: dict[str, list[tuple[float, float]]] = {name: [] for name in running}
     draw = random.Random(0)
     gc.collect()
     gc.disable()
     try:
+        for name in list(running):
+            try:
+                calls[name] = _warm_up(running[name], effort)
+            except Exception as error:
+                results[name] = failure(error)
+                del running[name]
         started, rounds, before = time.perf_counter(), 0, None
-        while rounds < effort.fewest_rounds or (
-            rounds < MOST_ROUNDS and time.perf_counter() - started < effort.seconds
+        while running and (
+            rounds < effort.fewest_rounds or (rounds < MOST_ROUNDS and time.perf_counter() - started < effort.seconds)
         ):
             for name in draw.sample(list(running), len(running)):
                 candidate = running[name]
@@ -136,14 +155,24 @@ def compare(candidates: Mapping[str, Candidate | str], effort: Effort) -> dict[s
                     time.sleep(FALL_ASLEEP)
                     before = process
                 first = 2 * rounds * calls[name]
-                candidate.sample(first, calls[name])
-                wall, cpu = candidate.sample(first + calls[name], calls[name])
-                samples[name].append((wall / calls[name], cpu / calls[name]))
+                try:
+                    candidate.sample(first, calls[name])
+                    wall, cpu = candidate.sample(first + calls[name], calls[name])
+                except Exception as error:
+                    results[name] = failure(error)
+                    del running[name]
+                else:
+                    samples[name].append((wall / calls[name], cpu / calls[name]))
             rounds += 1
     finally:
         gc.enable()
-    timings = {name: summary(samples[name], calls[name]) for name in running}
-    return {name: timings.get(name, candidate) for name, candidate in candidates.items()}  # type: ignore[misc]
+    results |= {name: summary(samples[name], calls[name]) for name in running}
+    return {name: results[name] for name in candidates}
+
+
+def failure(error: Exception) -> str:
+    """The text that stands in the table for a competitor that raised `error`."""
+    return f"{FAILED}{type(error).__name__}: {first_line(error)}"
 
 
 def rotation(bytes_of_one: int, cache: int, most: int = 32, memory: int = 1 << 30) -> int:

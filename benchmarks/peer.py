@@ -79,16 +79,24 @@ class Peer:
         return answer
 
 
-def measure_calls(function: Callable[[int], object], first: int, calls: int) -> tuple[float, float]:
-    """Wall and process CPU seconds (all threads) of `calls` calls."""
+def measure_calls(
+    function: Callable[[int], object], first: int, calls: int, synchronize: Callable[[], object]
+) -> tuple[float, float]:
+    """Wall and process CPU seconds (all threads) of `calls` calls, from an idle device until it is idle again."""
+    synchronize()
     wall, cpu = time.perf_counter(), time.process_time()
     for number in range(first, first + calls):
         function(number)
+    synchronize()
     return time.perf_counter() - wall, time.process_time() - cpu
 
 
-def serve(prepare: Callable[[dict[str, Any]], tuple[Callable[[int], object], str]]) -> None:
-    """The child's side. `prepare(case)` returns the function to time, called with the input's number, and a version."""
+def serve(
+    prepare: Callable[[dict[str, Any]], tuple[Callable[[int], object], str]],
+    synchronize: Callable[[], object] = lambda: None,
+) -> None:
+    """The child's side. `prepare(case)` returns the function to time, called with the input's number, and a version.
+    `synchronize()` waits for the device that it uses."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever a library prints must not end up among the answers
     function: Callable[[int], object] = print
@@ -99,15 +107,18 @@ def serve(prepare: Callable[[dict[str, Any]], tuple[Callable[[int], object], str
                 function, version = prepare(message["case"])
                 answer: dict[str, Any] = {"version": version}
             elif message["do"] == "run":
-                wall, cpu = measure_calls(function, message["first"], message["calls"])
+                wall, cpu = measure_calls(function, message["first"], message["calls"], synchronize)
                 answer = {"wall": wall, "cpu": cpu}
             else:
                 return
         except Exception as error:  # the parent puts it into its table: one bad peer must not end the others
-            first_line = str(error).strip().partition("\n")[0]
-            answer = {"error": f"{type(error).__name__}: {first_line}"}
+            answer = {"error": f"{type(error).__name__}: {first_line(error)}"}
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
+
+
+def first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]
 
 
 def tune_malloc() -> bool:

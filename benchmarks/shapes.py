@@ -12,7 +12,23 @@ from .draw import draw_ids
 
 TABLES = 26
 DENSE_FEATURES = 13
-DIM = 128  # columns of a table in the closed division
+DIM = PRESETS["closed"]().model.dim  # columns of a table: 128
+
+# What optimizers are measured on. Small tensors: call overhead decides. BERT-base with its heads, layer by layer as in
+# BERT's reference, 110 M elements: memory bandwidth decides.
+PARAMETER_SETS: dict[str, list[tuple[int, ...]]] = {
+    "2,000 small tensors, 4.1 M": [(2048,)] * 2000,
+    "206 tensors of BERT-base, 110 M": (
+        [(30522, 768), (512, 768), (2, 768), (768,), (768,)]
+        + ([(768, 768), (768,)] * 4 + [(3072, 768), (3072,), (768, 3072), (768,)] + [(768,)] * 4) * 12
+        + [(768, 768), (768,), (768, 768), (768,), (768,), (768,), (30522,), (2, 768), (2,)]
+    ),
+}
+QUICK_PARAMETER_SETS: dict[str, list[tuple[int, ...]]] = {"40 small tensors": [(64,)] * 40}
+
+
+def parameter_sets(quick: bool) -> dict[str, list[tuple[int, ...]]]:
+    return QUICK_PARAMETER_SETS if quick else PARAMETER_SETS
 
 
 def equal_rows(total: int) -> list[int]:
@@ -36,6 +52,15 @@ def demo_rows() -> list[int]:
 
 def closed_model():
     return PRESETS["closed"]().model
+
+
+def demo_batch() -> int:
+    return PRESETS["demo"]().batch_size
+
+
+def closed_batch_a_gpu() -> int:
+    """Of DLRM's system preset with eight GPUs: 6,912 samples."""
+    return PRESETS["dgxa100_1x8"]().batch_size // 8
 
 
 def demo_model():

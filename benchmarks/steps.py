@@ -1,13 +1,16 @@
 """Whole DLRM training steps, forward to update, on batches that lie ready in memory.
 
+    python -m benchmarks.steps --dlrm-repo DIR
+
 ours             workloads.dlrm: TrainStep, the model over ops, one SGD for MLPs and tables
 plain sparse     the same model in plain PyTorch (dlrm_plain.py): one stacked nn.EmbeddingBag(sparse=True)
 plain dense      the same with nn.EmbeddingBag as it is by default: the gradient is a tensor as large as the table
-compile          torch.compile of `plain dense` (it can't trace sparse gradients), with --compile
+torch compile    torch.compile of `plain dense` (it can't trace sparse gradients)
 facebookresearch facebookresearch/dlrm's own model and step, in its own process: 26 tables, sparse gradients
 Loss, learning rate and initial distribution don't change the time; data loading is left out for all.
 """
 
+import argparse
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +20,7 @@ from itertools import pairwise
 
 import torch
 
+from mlperf_fast.errors import UserError
 from mlperf_fast.loop.dist import Ranks
 from mlperf_fast.loop.step import TrainStep
 from mlperf_fast.optim.sgd import SGD
@@ -25,7 +29,8 @@ from mlperf_fast.workloads.dlrm.model import DLRM, initialise
 from mlperf_fast.workloads.dlrm.presets import Model
 from mlperf_fast.workloads.dlrm.workload import loss
 
-from . import command, machine, shapes
+from . import command, machine, options, shapes
+from .competitors import compiled
 from .dlrm_plain import PlainDLRM, plain_step
 from .measure import Candidate, Local, Row, compare, rotation
 from .peer import advise_huge_pages
@@ -68,15 +73,18 @@ def flops(case: Case) -> int:
 
 def measure(chosen: Namespace, only: Sequence[Case] | None = None) -> Iterator[Row]:
     for case in only or cases(chosen.quick, chosen.bf16):
-        sets = rotation(4 * case.batch * (2 * len(case.rows) * case.model.dim), machine.cache_bytes(), most=8)
+        sets = rotation(
+            4 * case.batch * (2 * len(case.rows) * case.model.dim), machine.cache_bytes(chosen.device), most=8
+        )
         inputs = [shapes.dlrm_inputs(case.rows, case.batch, case.spread, seed) for seed in range(sets)]
         candidates: dict[str, Candidate | str] = {
             "ours": Local(ours(case, inputs)),
             "plain sparse": Local(plain(case, inputs, sparse=True)),
             "plain dense": Local(plain(case, inputs, sparse=False)),
         }
-        if chosen.compile:
-            candidates["compile"] = Local(plain(case, inputs, sparse=False, compiled=True))
+        candidates["torch compile"] = compiled(
+            chosen, lambda case=case, inputs=inputs: plain(case, inputs, sparse=False, compiled=True)
+        )
         about = {"rows": case.rows, "dim": case.model.dim, "bottom": case.model.bottom, "top": case.model.top}
         about |= {"batch": case.batch, "spread": case.spread, "sets": sets, "lr": LR}
         about |= {"repository": str(chosen.dlrm_repo)}
@@ -87,9 +95,8 @@ def measure(chosen: Namespace, only: Sequence[Case] | None = None) -> Iterator[R
             results = compare({**candidates, "facebookresearch": child}, command.effort(chosen))
         facts = {"facebookresearch": version} if version else {}
         limit = "gemm" if case.precision == "fp32" else "bf16-gemm"
-        yield Row(
-            "DLRM step", case.shape(), case.precision, chosen.threads, 0, flops(case), limit, results, facts=facts
-        )
+        row = ("DLRM step", case.shape(), case.precision, chosen.threads, 0, flops(case), limit)
+        yield Row(*row, results, "ours", facts)
 
 
 def ours(case: Case, inputs: Sequence[tuple]) -> Callable[[int], object]:
@@ -111,13 +118,21 @@ def plain(case: Case, inputs: Sequence[tuple], *, sparse: bool, compiled: bool =
     return lambda number: step(*inputs[number % len(inputs)])
 
 
-def arguments():
-    options = command.parser(__doc__)
-    command.add_compile(options)
-    command.add_dlrm_repo(options)
-    options.add_argument("--bf16", action="store_true", help="the steps in bf16 autocast too")
-    return options
+def run(chosen: Namespace) -> int:
+    command.settle(chosen)
+    if chosen.device.type != "cpu":
+        raise UserError("steps: measures the CPU; pass --device cpu")
+    return command.measure_all(chosen, [("steps", measure)])
+
+
+def arguments() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_to(parser)
+    options.add_dlrm_repo(parser)
+    parser.add_argument("--bf16", action="store_true", help="the steps in bf16 autocast too")
+    parser.set_defaults(device="cpu")
+    return parser
 
 
 if __name__ == "__main__":
-    sys.exit(command.main("steps", arguments(), measure))
+    sys.exit(command.guarded(run, arguments().parse_args()))

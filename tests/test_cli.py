@@ -22,7 +22,7 @@ def test_help_names_every_command_and_shows_examples(capsys):
         cli.main(["--help"])
     assert ended.value.code == 0
     text = capsys.readouterr().out
-    for command in ("list", "env", "prepare", "run", "check", "rcp", "score"):
+    for command in ("list", "env", "prepare", "run", "check", "rcp", "score", "bench"):
         assert f"\n    {command} " in text
     assert "mlperf-fast run dlrm --set optimizer.lr=1.0" in text
 

@@ -34,12 +34,45 @@ def test_every_mlperf_fast_command_works_as_shown(tmp_path, monkeypatch):
     (tmp_path / "own_points.json").write_text(json.dumps(points))
     shown = [line for document in DOCUMENTS for line in commands(document, "mlperf-fast")]
     assert len(shown) >= 5
+    tried = set()
     for line in shown:
         arguments = line[1:]
         if arguments[0] == "run" and "--resume" not in arguments and "--print-config" not in arguments:
             arguments += small_dlrm.settings(data, "max_epochs=1")
+        if arguments[0] == "bench":
+            arguments = [*dict.fromkeys([*arguments, "--quick", "--device", "cpu"])]
+        if tuple(arguments) in tried:
+            continue
+        tried.add(tuple(arguments))
         # 1: a small run misses its target, which is no fault of the command.
         assert cli.main(arguments) in ((0, 1) if arguments[0] == "run" else (0,)), line
+
+
+def test_every_command_of_the_benchmarks_works_as_shown(tmp_path):
+    """`python -m benchmarks.NAME …`, in the checkout; of two results the later ones are copies."""
+    shown = [line for document in DOCUMENTS for line in commands(document, "python")]
+    assert shown
+    for line in shown:
+        assert line[1] == "-m"
+        module, arguments = line[2], line[3:]
+        if module == "benchmarks.compare":
+            for name in arguments:
+                write_results(tmp_path / name)
+            arguments = [str(tmp_path / name) for name in arguments]
+        else:
+            arguments += ["--quick"]
+        command = [sys.executable, "-m", module, *arguments]
+        answer = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert answer.returncode == 0, f"{' '.join(line)}: {answer.stderr}"
+
+
+def write_results(folder: Path) -> None:
+    from mlperf_fast.benchmarks import report
+    from mlperf_fast.benchmarks.measure import Row, Timing
+
+    results = {"cpp": Timing((1.0, 0.9, 1.1), (2.0, 1.9, 2.1), 10, 5)}
+    row = Row("sgd", "2 tensors", "fp32", 2, 24, 4, "triad", results, "cpp")
+    report.write(folder, "sgd", [row], "a-machine", {"torch": "2.13.0"}, {"triad": 29.0})
 
 
 def test_every_torchrun_command_names_a_valid_run(monkeypatch, capsys):
@@ -73,7 +106,7 @@ def test_links_lead_somewhere():
 
 
 def test_help_of_every_command_says_what_it_does():
-    for command in ("list", "env", "prepare", "run", "check", "rcp", "score"):
+    for command in ("list", "env", "prepare", "run", "check", "rcp", "score", "bench"):
         answer = subprocess.run(
             [sys.executable, "-m", "mlperf_fast", command, "--help"], capture_output=True, text=True, check=True
         )

@@ -5,149 +5,189 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
-import numpy as np
 import pytest
-from mlperf_fast.benchmarks import bench_dot_interaction, bench_embedding_bag, measure, peer, shapes
+from mlperf_fast.benchmarks import command, competitors, options
+
+from mlperf_fast import cli, system
 
 ROOT = Path(__file__).parents[2]
-OURS = {"memory": "tuned"}  # the column that ratios refer to, where it isn't "ours"
-FEWEST_ROWS = {"embedding_bag": 3, "dot_interaction": 2, "sgd": 1, "roc_auc": 1, "overhead": 10, "memory": 2}
+ALONE = ("memory", "overhead")  # they compare no backends of an op
 
 
-def run(name: str, *arguments: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", f"benchmarks.{name}", *arguments]
+def run(module: str, *arguments: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", module, *arguments]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
 
 
-def results(folder: Path, stem: str) -> tuple[list[dict], list[dict]]:
-    """The JSON's rows and the CSV's lines."""
-    with open(folder / f"{stem}.csv", newline="") as lines:
-        return json.loads((folder / f"{stem}.json").read_text())["rows"], list(csv.DictReader(lines))
+def results(folder: Path, stem: str) -> tuple[dict, list[dict]]:
+    """The JSON and the CSV's lines."""
+    with open(folder / f"{stem}.csv", newline="", encoding="utf-8") as lines:
+        return json.loads((folder / f"{stem}.json").read_text(encoding="utf-8")), list(csv.DictReader(lines))
 
 
-def check(rows: list[dict], lines: list[dict], printed: str, ours: str) -> None:
-    """Ratios in the JSON, in the CSV and on the terminal are those of the medians."""
-    for row in rows:
-        timings = {name: found for name, found in row["results"].items() if not isinstance(found, str)}
-        peers = {name: found for name, found in timings.items() if name != ours}
-        assert set(row["ratios"]) == set(peers)
-        table = printed[printed.index("\n" + row["op"] + "  ") :].splitlines()
-        shown = next(line for line in table if line.startswith(row["shape"]) and row["dtype"] in line)
-        for name, found in timings.items():
-            low, high = found["wall"][1:]
-            assert 0 < low <= found["wall"][0] <= high
-            ratio = found["wall"][0] / timings[ours]["wall"][0]
+def check(found: dict, lines: list[dict], printed: str) -> None:
+    """Ratios, rates and percentages in the JSON, in the CSV and on the terminal are those of the medians."""
+    for row in found["rows"]:
+        timings = {name: one for name, one in row["results"].items() if not isinstance(one, str)}
+        assert set(row["ratios"]) == set(timings) - {row["ours"]}
+        title = f"{row['op']}: {row['shape']}, {row['dtype']}" if len(row["results"]) > 1 else row["op"]
+        shown = printed[printed.index(f"\n{title}") :]
+        for name, one in timings.items():
+            assert 0 < one["wall"][1] <= one["wall"][0] <= one["wall"][2]
             line = next(x for x in lines if [x["op"], x["shape"], x["dtype"], x["competitor"]]
                         == [row["op"], row["shape"], row["dtype"], name])  # fmt: skip
+            ratio = one["wall"][0] / timings[row["ours"]]["wall"][0]
             assert float(line["ratio"]) == pytest.approx(ratio, rel=1e-4)
-            if name in peers:
-                assert row["ratios"][name] == pytest.approx(ratio)
-                assert f"{ratio:.2f}" in shown.split()
+            assert row["ratios"].get(name, 1) == pytest.approx(ratio)
+            cells = next(x for x in shown.splitlines() if x.strip().startswith((name, row["shape"]))).split()
+            assert len(row["results"]) == 1 or f"{ratio:.2f}" in cells
+            work = row["flops"] if row["ceiling"].endswith("gemm") else row["bytes"]
+            if work:
+                rate = work / (one["wall"][0] * 1e-3) / 1e9
+                assert row["rates"][name] == pytest.approx(rate)
+                limit = found["ceilings"][row["ceiling"]]["value"]
+                assert row["percent_of_limit"][name] == pytest.approx(100 * rate / limit)
+                assert float(line["percent_of_limit"]) == pytest.approx(100 * rate / limit, rel=1e-4)
 
 
-@pytest.mark.parametrize("op", FEWEST_ROWS)
-def test_quick_run_reports_the_ratio_of_its_medians(op, tmp_path):
-    done = run(f"bench_{op}", "--quick", "--threads", "1", "--out", str(tmp_path))
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess]:
+    """One run of all ops on tiny shapes: where it wrote, and what it printed."""
+    folder = tmp_path_factory.mktemp("results")
+    done = run("benchmarks", "--quick", "--device", "cpu", "--threads", "1", "--out", str(folder))
     assert done.returncode == 0, done.stderr
-    rows, lines = results(tmp_path, op)
-    assert len(rows) >= FEWEST_ROWS[op]
-    assert {row["threads"] for row in rows} == {1}
-    check(rows, lines, done.stdout, OURS.get(op, "ours"))
+    return folder, done
+
+
+@pytest.mark.parametrize("op", options.op_names())
+def test_quick_run_reports_what_follows_from_its_medians(op, quick):
+    folder, done = quick
+    found, lines = results(folder, op)
+    assert found["rows"]
+    assert found["machine"].endswith(("avx512", "avx2", "generic"))
+    assert {row["threads"] for row in found["rows"]} == {1}
+    check(found, lines, done.stdout)
+
+
+@pytest.mark.parametrize("op", [op for op in options.op_names() if op not in ALONE])
+def test_every_backend_present_is_measured_and_the_absent_say_why(op, quick):
+    folder, done = quick
+    for row in results(folder, op)[0]["rows"]:
+        measured = {name for name, one in row["results"].items() if not isinstance(one, str)}
+        assert {"cpp", "ref"} <= measured
+        assert row["ours"] == "cpp"
+        for name in {"cuda", "triton"} & set(row["results"]):
+            assert row["results"][name].startswith("not run: ")
+    for name in competitors.LIBRARIES:
+        found = [line for line in done.stdout.splitlines() if line.startswith(f"{name}: ")]
+        assert len(found) <= 1, "each absent one once"
+        is_here = not system.package(*system.PACKAGES[name]).startswith("absent")
+        assert is_here or found[0].startswith(f"{name}: not run: "), name
+
+
+def test_the_picture_shows_every_backend_of_every_case(quick):
+    folder, _ = quick
+    picture = ElementTree.parse(folder / "roofline.svg").getroot()
+    ids = {element.get("id") for element in picture.iter()}
+    texts = ["".join(element.itertext()) for element in picture.iter("{http://www.w3.org/2000/svg}text")]
+    expected = [
+        (row["shape"], row["dtype"], name)
+        for op in options.op_names()
+        for row in results(folder, op)[0]["rows"]
+        for name, one in row["results"].items()
+        if row["flops"] and row["bytes"] and not isinstance(one, str) and name in ("cpp", "ref")
+    ]
+    assert len(expected) >= 12
+    for number in range(1, len(expected) + 1):
+        assert {f"point-{number}", f"label-{number}"} <= ids
+    assert f"point-{len(expected) + 1}" not in ids
+    for shape, dtype, name in expected:
+        assert any(f"{shape}, {dtype} · {name}: " in text for text in texts), (shape, dtype, name)
+
+
+def test_a_single_op_by_the_command(tmp_path, capsys):
+    assert cli.main(["bench", "dot_interaction", "--quick", "--device", "cpu", "--out", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert {path.name for path in tmp_path.iterdir()} == {f"dot_interaction.{kind}" for kind in ("json", "csv", "svg")}
+    check(*results(tmp_path, "dot_interaction"), printed)
 
 
 def test_whole_step(tmp_path):
-    done = run("steps", "--quick", "--threads", "1", "--out", str(tmp_path))
+    done = run("benchmarks.steps", "--quick", "--threads", "1", "--out", str(tmp_path))
     assert done.returncode == 0, done.stderr
-    rows, lines = results(tmp_path, "steps")
-    assert set(rows[0]["ratios"]) == {"plain sparse", "plain dense"}
-    assert rows[0]["results"]["facebookresearch"].startswith("not run: `git clone")  # how to get it
-    check(rows, lines, done.stdout, "ours")
+    found, lines = results(tmp_path, "steps")
+    assert set(found["rows"][0]["ratios"]) == {"plain sparse", "plain dense"}
+    assert found["rows"][0]["results"]["facebookresearch"].startswith("not run: `git clone")  # how to get it
+    check(found, lines, done.stdout)
 
 
 @pytest.mark.parametrize(
-    ("name", "arguments", "message"),
+    ("module", "arguments", "message"),
     [
-        ("bench_sgd", ["--threads", "0"], "expected a whole number of 1 or more, found '0'"),
-        ("bench_embedding_bag", ["--fbgemm-python", "/nowhere/python"], "there is no such file: /nowhere/python"),
-        ("steps", ["--dlrm-repo", "/nowhere"], "/nowhere is no checkout of facebookresearch/dlrm"),
-        ("figures", ["--fast"], "unrecognized arguments: --fast"),
+        ("mlperf_fast", ["bench", "embeding_bag"], "did you mean 'embedding_bag'?"),
+        ("benchmarks.bench_sgd", ["--threads", "0"], "expected a whole number of 1 or more, found '0'"),
+        ("benchmarks", ["--fbgemm-python", "/nowhere/python"], "there is no such file: /nowhere/python"),
+        ("benchmarks.steps", ["--dlrm-repo", "/nowhere"], "/nowhere is no checkout of facebookresearch/dlrm"),
+        ("benchmarks.figures", ["--fast"], "unrecognized arguments: --fast"),
+        ("benchmarks.figures", ["dlrm"], "no set of figures is called 'dlrm'; did you mean 'dlrm_ops'?"),
     ],
 )
-def test_bad_arguments_exit_with_2_and_say_what_is_wrong(name, arguments, message):
-    done = run(name, *arguments)
+def test_bad_arguments_exit_with_2_and_say_what_is_wrong(module, arguments, message):
+    done = run(module, *arguments)
     assert done.returncode == 2
     assert message in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_a_peer_that_fails_becomes_a_text_in_the_table(tmp_path):
-    script = tmp_path / "bad.py"
-    script.write_text("import sys; sys.exit('no such library')")
-    with pytest.raises(peer.PeerError, match="ended with status 1"):
-        peer.Peer([sys.executable, str(script)]).prepare(threads=1)
-    serving = "from mlperf_fast.benchmarks.peer import serve; serve(lambda case: 1 / 0)"
-    child = peer.Peer([sys.executable, "-c", serving])
-    with pytest.raises(peer.PeerError, match="ZeroDivisionError"):
-        child.prepare(threads=1)
-    child.close()
-    assert child.process.returncode == 0
+@pytest.mark.skipif("__import__('torch').cuda.is_available()", reason="says what happens where there is no GPU")
+def test_a_gpu_that_is_not_there_is_an_error(capsys):
+    assert cli.main(["bench", "sgd", "--quick", "--device", "cuda"]) == 2
+    assert "--device cuda: there is none" in capsys.readouterr().err
 
 
-def test_a_peer_needs_nothing_of_this_package(tmp_path):
-    """In an interpreter without site-packages it answers, with the error of the first import that fails."""
-    module = ROOT / "benchmarks" / "peer_fbgemm.py"
-    program = [sys.executable, "-I", "-S", *peer.command("", module.stem)[1:]]
-    answer = subprocess.run(program, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert "No module named 'numpy'" in answer.stderr  # its own first import: those within the folder worked
-    assert f'"{module}"' in answer.stderr
+def test_one_benchmark_that_fails_does_not_end_the_others(monkeypatch, tmp_path, capsys):
+    from mlperf_fast.benchmarks import bench_roc_auc, bench_sgd
+
+    def broken(chosen):
+        raise MemoryError("too large")
+        yield
+
+    monkeypatch.setattr(bench_roc_auc, "measure", broken)
+    monkeypatch.setattr(bench_sgd, "our_sgd", lambda grads, name: lambda number: [][number])
+    assert cli.main(["bench", "roc_auc", "sgd", "--quick", "--device", "cpu", "--out", str(tmp_path)]) == 1
+    err = capsys.readouterr().err
+    assert "bench: roc_auc: failed: MemoryError: too large" in err
+    assert "cpp: failed: IndexError" in err
+    assert not (tmp_path / "roc_auc.json").exists()
+    assert results(tmp_path, "sgd")[0]["rows"][0]["results"]["torch foreach"]["wall"]
 
 
-def test_a_peer_times_itself_and_keeps_print_out_of_the_answers():
-    body = "lambda number: (print('noise'), time.sleep(0.01))"
-    serving = "import time; from mlperf_fast.benchmarks.peer import serve; "
-    child = peer.Peer([sys.executable, "-c", serving + f"serve(lambda case: ({body}, 'version ' + case['name']))"])
-    assert child.prepare(name="7") == "version 7"
-    wall, cpu = child.sample(0, 3)
-    assert wall >= 0.03 > cpu
-    child.close()
-
-
-def test_peers_interleave_and_rotate_inputs():
-    seen = {"ours": [], "peer": []}
-    candidates = {name: measure.Local(calls.append) for name, calls in seen.items()}
-    found = measure.compare({**candidates, "absent": "not run: pip install it"}, measure.QUICK)
-    assert found["absent"] == "not run: pip install it"
-    row = measure.Row("op", "shape", "fp32", 1, bytes=1_000_000, flops=0, ceiling="triad", results=found)
-    assert row.ratio("peer") == found["peer"].ms / found["ours"].ms
-    assert row.ratio("absent") is None
-    assert row.rate("ours") == pytest.approx(1e6 / (found["ours"].ms * 1e-3) / 1e9)
-    for calls in seen.values():  # each call gets the next input
-        assert {0, 1, 2} <= set(calls)
-
-
-def test_rotation_exceeds_twice_the_cache():
-    assert measure.rotation(10 << 20, cache=32 << 20) == 7
-    assert measure.rotation(300 << 20, cache=32 << 20) == 1  # one set is enough
-    assert measure.rotation(1 << 10, cache=32 << 20) == 32
-    assert measure.rotation(600 << 20, cache=600 << 20) == 1  # memory allows no second one
-
-
-def test_bytes_and_flops_follow_the_headers():
-    case = bench_embedding_bag.Case("sgd", batch=2, rows=52, dim=4)
-    ids = np.zeros((2, 26, 1), np.int32)  # 52 ids, 26 distinct rows
-    assert bench_embedding_bag.work(case, case.table_rows(), ids) == (
-        4 * 4 * (52 + 52) + 4 * 52 + 4 * 4 * (2 * 26 + 52) + 4 * 52,
-        4 * 52 + 4 * (52 + 2 * 26),
+def test_it_works_without_rich_matplotlib_and_mlperf_logging(tmp_path):
+    """As on a bare machine: what needs them says so, and everything else is written."""
+    code = (
+        "import sys; sys.modules.update({name: None for name in ('rich', 'matplotlib', 'mlperf_logging')});"
+        "from mlperf_fast import cli; sys.exit(cli.main(sys.argv[1:]))"
     )
-    work = bench_dot_interaction.work(bench_dot_interaction.Case(3, dim=8))
-    assert work == (
-        4 * 3 * (3 * 27 * 8 + 2 * (8 + 351)),
-        6 * 3 * 351 * 8,
-    )
+    arguments = ["bench", "dot_interaction", "--quick", "--device", "cpu", "--out", str(tmp_path)]
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "dot_interaction.svg not drawn, the rest is complete: matplotlib is not installed" in done.stdout
+    assert {path.suffix for path in tmp_path.iterdir()} == {".json", ".csv"}
+    check(*results(tmp_path, "dot_interaction"), done.stdout)
 
 
-def test_criteo_sizes_fill_what_they_may():
-    rows = shapes.criteo_rows(1_000_000)
-    assert (len(rows), sum(rows), max(rows), min(rows)) == (26, 999_997, 109_854, 3)
-    assert sum(shapes.demo_rows()) == 24_252
+def test_where_results_go(monkeypatch, tmp_path):
+    monkeypatch.chdir(ROOT)
+    assert command.results_root() == Path("benchmarks/results")
+    monkeypatch.setattr(options, "FOLDER", tmp_path / "site-packages" / "mlperf_fast" / "benchmarks")
+    assert command.results_root() == Path("results")
+
+
+def test_the_apex_of_pypi_is_not_nvidias(monkeypatch):
+    monkeypatch.setattr(system.importlib.metadata, "version", lambda name: "0.9.10.dev0")
+    monkeypatch.setattr(system.importlib.util, "find_spec", lambda name: None)
+    found = system.package(*system.PACKAGES["apex"])
+    assert found.startswith("absent: an `apex` 0.9.10.dev0 is installed, but not NVIDIA's")
+    assert "https://github.com/NVIDIA/apex" in found
