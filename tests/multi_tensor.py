@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import torch
 from hypothesis import strategies as st
-from numerics import compare, device, lay_out, wide
+from numerics import compare, device, lay_out, slow, wide
 from torch import Tensor
 
 Lists = dict[str, list[Tensor]]
@@ -66,7 +66,6 @@ def check_loss_scaling(
     make: Callable[[list[Tensor]], Callable],
     oracle: Callable[[list[Tensor]], Callable],
     dtype: torch.dtype = torch.float32,
-    steps: int = 400,
 ) -> None:
     """A mixed-precision loop: gradients arrive multiplied by a scale that halves at an overflow, which is skipped.
 
@@ -75,6 +74,7 @@ def check_loss_scaling(
                       and in float64, something other than the op's own reference
     """
     where, sizes = device(backend), [(40,), (3, 7), (1,)]
+    steps = 60 if slow(backend) else 400
     params = random(sizes, seed=0)
     plain, truth, params = copies(params, "cpu"), copies(params, torch.float64), copies(params, where)
     update, plain_update, true_update = make(params), oracle(plain), oracle(truth)

@@ -51,6 +51,11 @@ def device(backend: str) -> str:
     return "cuda" if on_gpu.get(backend) else "cpu"
 
 
+def slow(backend: str) -> bool:
+    """Whether the backend's kernels are interpreted or emulated: milliseconds for each block of threads."""
+    return {"cuda": EMULATED, "triton": INTERPRETED}.get(backend, False)
+
+
 @contextmanager
 def threads(n: int):
     before = torch.get_num_threads()

@@ -6,7 +6,7 @@ from multi_tensor import calling, copied, random
 from numerics import backends, device, threads
 
 from mlperf_fast.errors import UserError
-from mlperf_fast.ops import adam_, ema_, sgd_momentum_
+from mlperf_fast.ops import adam_, ema_, sgd_, sgd_momentum_
 from mlperf_fast.ops.lists import Kept
 
 LR_AND_STEP = {"lr": 0.03, "step": 7.0}
@@ -14,12 +14,15 @@ LR_AND_STEP = {"lr": 0.03, "step": 7.0}
 UPDATES = {
     "adam": (adam_, ("params", "grads", "exp_avgs", "exp_avg_sqs", "copies"), LR_AND_STEP),
     "ema": (ema_, ("averages", "params"), {"decay": 0.9}),
+    "sgd": (sgd_, ("params", "grads"), {"lr": 0.03}),
     "sgd_momentum": (sgd_momentum_, ("params", "grads", "momentum_buffers", "copies"), LR_AND_STEP),
 }
 STATE = ("exp_avgs", "exp_avg_sqs", "momentum_buffers")
 NATIVE = [pytest.param(name, *p.values, marks=p.marks) for name in UPDATES for p in backends(name)]
 ALL = NATIVE + [pytest.param(name, "ref") for name in UPDATES]
+CPP = [p for p in NATIVE if p.values[1].startswith("cpp")]
 on = {
+    "cpp": pytest.mark.parametrize(("name", "backend"), CPP, indirect=["backend"]),
     "native": pytest.mark.parametrize(("name", "backend"), NATIVE, indirect=["backend"]),
     "all": pytest.mark.parametrize(("name", "backend"), ALL, indirect=["backend"]),
 }
@@ -45,12 +48,12 @@ def assert_same(lists, others):
         assert all(map(torch.equal, lists[name], others[name])), name
 
 
-@on["native"]
+@on["cpp"]
 def test_same_bits_for_any_number_of_threads(name, backend):
     results = []
     for n in (1, 2, 5):
         with threads(n):
-            results.append(make(name, [(100,)] * 50 + [(150_001,), (1,), (70_000,)], device(backend)))
+            results.append(make(name, [(100,)] * 50 + [(150_001,), (1,), (70_000,)]))
             call(name)(results[-1], backend)
     assert_same(results[0], results[1])
     assert_same(results[0], results[2])
