@@ -17,6 +17,7 @@ test: $(READY)  ## everything that needs no GPU; Triton's kernels run in its int
 emulate: $(READY)  ## the CUDA kernels on the host, under each sanitizer, in processes of their own
 	$(BIN)/python tests/emulated.py asan
 	$(BIN)/python tests/emulated.py ubsan
+	$(BIN)/python tests/emulated.py race
 
 lint: $(READY)
 	$(BIN)/ruff check .

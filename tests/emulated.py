@@ -2,6 +2,7 @@
 
     python tests/emulated.py asan     AddressSanitizer: reads and writes outside of tensors and of shared memory
     python tests/emulated.py ubsan    UndefinedBehaviorSanitizer: overflow, misaligned access, bad shifts
+    python tests/emulated.py race     accesses that no barrier orders, reads of unwritten shared memory
 
 Arguments behind the kind go to pytest too, behind `tests/ops -k cuda`. Needs g++ only. What is built lies in
 build/emulate and is built again when a source or any header is newer.
@@ -23,8 +24,11 @@ COMMON = ["-std=c++17", "-g", "-fPIC", "-Wall", "-Wextra", f"-I{CSRC}"]
 # nvcc knows no type-based aliasing either: a pack of four floats may be read through a pointer to one.
 KERNEL = ["-O1", "-fno-omit-frame-pointer", "-fno-strict-aliasing", "-Wno-unknown-pragmas", "-x", "c++"]
 KINDS = {
-    "asan": ["-fsanitize=address", "-fsanitize-sections=emulated_shared"],
+    "asan": ["-fsanitize=address"],
     "ubsan": ["-fsanitize=undefined", "-fno-sanitize=vptr", "-fno-sanitize-recover=all"],
+    "race": [
+        "-fsanitize=thread"
+    ],  # the calls only: csrc/emulate/races.cpp takes the place of ThreadSanitizer's library
 }
 
 
@@ -35,11 +39,10 @@ def build_module(kind: str) -> Path:
     return module
 
 
-def build_program(kind: str, source: Path, *defines: str) -> Path:
-    """A program from one .cu file that has a main()."""
-    name = "-".join([source.stem, *defines])
-    program = BUILD / kind / name
-    _build(kind, [*EMULATOR, source], program, [], [f"-D{define}" for define in defines])
+def build_program(kind: str, folder: Path) -> Path:
+    """A program from a folder's .cu files."""
+    program = BUILD / kind / folder.name
+    _build(kind, [*EMULATOR, *sorted(folder.glob("*.cu"))], program, [])
     return program
 
 
@@ -70,23 +73,26 @@ def main() -> int:
     return subprocess.run(command, cwd=ROOT, env=environment(kind, module), check=False).returncode
 
 
-def _build(kind: str, sources: Sequence[Path], target: Path, link: list[str], defines: Sequence[str] = ()) -> None:
+def _build(kind: str, sources: Sequence[Path], target: Path, link: list[str]) -> None:
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        objects = list(pool.map(lambda source: _compile(kind, source, defines), sources))
+        objects = list(pool.map(lambda source: _compile(kind, source), sources))
     if _older(target, objects):
-        _run("g++", *link, "-o", target, *objects, *KINDS[kind])
+        libraries = [] if kind == "race" else KINDS[kind]
+        _run("g++", *link, "-o", target, *objects, *libraries)
 
 
-def _compile(kind: str, source: Path, defines: Sequence[str]) -> Path:
+def _compile(kind: str, source: Path) -> Path:
     """Only kernels are instrumented, so the other objects serve every kind."""
     kernel = source.suffix == ".cu"
-    object_file = BUILD / (kind if kernel else "host") / ("-".join([source.stem, *(d[2:] for d in defines)]) + ".o")
-    headers = [*CSRC.rglob("*.h"), *CSRC.rglob("*.cuh"), Path(__file__)]
+    object_file = BUILD / (kind if kernel else "host") / f"{source.parent.name}-{source.stem}.o"
+    headers = [*CSRC.rglob("*.h"), *CSRC.rglob("*.cuh"), *source.parent.glob("*.h"), Path(__file__)]
     if _older(object_file, [source, *headers]):
         object_file.parent.mkdir(parents=True, exist_ok=True)
-        flags = [*KERNEL, *KINDS[kind], *defines] if kernel else ["-O2", *_python_headers()]
+        flags = [*KERNEL, *KINDS[kind]] if kernel else ["-O2", *_python_headers()]
         partial = object_file.with_suffix(f".{os.getpid()}.o")  # several processes may build at once
         _run(*_compiler(), *COMMON, *flags, "-c", source, "-o", partial)
+        if kernel:  # all that is static there is __shared__: in a section of its own the emulator finds it
+            _run("objcopy", "--rename-section", ".bss=emulated_shared,alloc,load,data", partial)
         partial.rename(object_file)
     return object_file
 

@@ -19,8 +19,9 @@
 #define __launch_bounds__(...)
 #define __grid_constant__
 #define __align__(bytes) __attribute__((aligned(bytes)))
-// One section, so that the emulator can fill them before each block. A block runs alone: static storage is its own.
-#define __shared__ static __attribute__((section("emulated_shared"), used))
+// A block runs alone, so static storage is its own. The build puts it into a section that the emulator can fill before
+// each block (GCC 12 ignores a section attribute inside of templates): a .cu file must have no other static variables.
+#define __shared__ static
 
 #define threadIdx (::emulate::thread_index())
 #define blockIdx (::emulate::block_index())
@@ -132,7 +133,7 @@ namespace emulate {
 // Its memory is checked by AddressSanitizer; the race detector learns that the access is atomic.
 template <class Value, class Change>
 __attribute__((no_sanitize("thread"), noinline)) Value atomic(Value* at, Change change) {
-    atomic_access(at, sizeof(Value));
+    atomic_access(at, sizeof(Value), __builtin_return_address(0));
     const Value before = *at;
     *at = change(before);
     return before;
@@ -143,7 +144,7 @@ using Same = std::common_type_t<Value>;  // an argument that doesn't take part i
 
 #define EMULATE_ATOMIC(name, expression)                                                       \
     template <class Value>                                                                     \
-    Value name(Value* at, emulate::Same<Value> value) {                                        \
+    __attribute__((always_inline)) inline Value name(Value* at, emulate::Same<Value> value) {  \
         return emulate::atomic(at, [&](Value old) { return static_cast<Value>(expression); }); \
     }
 EMULATE_ATOMIC(atomicAdd, emulate::wrapping_add(old, value))
@@ -157,7 +158,8 @@ EMULATE_ATOMIC(atomicXor, old ^ value)
 EMULATE_ATOMIC(atomicInc, old >= value ? 0 : old + 1)
 #undef EMULATE_ATOMIC
 template <class Value>
-Value atomicCAS(Value* at, emulate::Same<Value> expected, emulate::Same<Value> value) {
+__attribute__((always_inline)) inline Value atomicCAS(Value* at, emulate::Same<Value> expected,
+                                                      emulate::Same<Value> value) {
     return emulate::atomic(at, [&](Value old) { return old == expected ? value : old; });
 }
 

@@ -53,7 +53,7 @@ uint64_t warp(const Request& request);
 int lane();
 
 // Told to the race detector (races.cpp), which is idle unless the kernels are compiled to report their accesses.
-void atomic_access(const void* address, size_t bytes);
+void atomic_access(const void* address, size_t bytes, const void* pc);
 void fence();
 
 // An error that ends the launch; called by a running thread only.

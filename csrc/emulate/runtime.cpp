@@ -243,7 +243,7 @@ void run_block(std::mt19937_64& random, std::vector<int>& order) {
         thread.state = State::ready;
         thread.context.start(stacks[n].bottom(), Stack::kBytes, thread_entry);
     }
-    races::block_begins();
+    races::block_begins(run->threads.size());
     for (bool moved = true; moved;) {
         moved = false;
         std::shuffle(order.begin(), order.end(), random);
@@ -281,6 +281,10 @@ dim3 grid_size() { return run->grid; }
 void* dynamic_shared() { return run->dynamic; }
 int lane() { return run->current->number % kWarp; }
 int thread_number() { return run && run->current ? run->current->number : -1; }
+bool on_own_stack(const void* address) {
+    const char* bottom = stacks[run->current->number].bottom();
+    return address >= bottom && address < bottom + Stack::kBytes;
+}
 
 void fail(const char* text_format, ...) {
     va_list arguments;
