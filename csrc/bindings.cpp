@@ -11,6 +11,7 @@
 #include "ema.h"
 #include "embedding_bag.h"
 #include "grad_norm.h"
+#include "lamb.h"
 #include "memory.h"
 #include "roc_auc.h"
 #include "sgd.h"
@@ -46,6 +47,9 @@ PYBIND11_MODULE(MODULE_NAME, m) {
     m.def("grad_norm", &grad_norm, Unlocked());
     m.def("adam", &adam, Unlocked());
     m.def("ema", &ema, Unlocked());
+    m.def("lamb", &lamb, Unlocked());
+    m.def("lamb_moments", &lamb_moments, Unlocked());
+    m.def("lamb_apply", &lamb_apply, Unlocked());
     m.def("sgd", &sgd, Unlocked());
     m.def("sgd_momentum", &sgd_momentum, Unlocked());
     m.def("read_tensors", &read_tensors);

@@ -10,6 +10,7 @@ from mlperf_fast.ops.embedding_bag import (
     raise_if_bad_ids,
 )
 from mlperf_fast.ops.grad_norm import grad_norm, unscale_
+from mlperf_fast.ops.lamb import lamb_, lamb_apply_, lamb_moments_
 from mlperf_fast.ops.roc_auc import roc_auc
 from mlperf_fast.ops.sgd import sgd_
 from mlperf_fast.ops.sgd_momentum import sgd_momentum_
@@ -22,6 +23,9 @@ __all__ = [
     "embedding_bag_rowwise_adagrad_",
     "embedding_bag_sgd_",
     "grad_norm",
+    "lamb_",
+    "lamb_apply_",
+    "lamb_moments_",
     "raise_if_bad_ids",
     "roc_auc",
     "sgd_",

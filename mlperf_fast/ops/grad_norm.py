@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mlperf_fast import _C
 from mlperf_fast.errors import UserError
-from mlperf_fast.ops.backend import Applies, Op, define, resolve
+from mlperf_fast.ops.backend import Applies, Op, define, resolve, traced
 from mlperf_fast.ops.checks import FLOATS, address, check, check_contiguous, check_scalar
 from mlperf_fast.ops.lists import TensorList, read
 
@@ -22,7 +22,7 @@ def grad_norm_ref(grads: Sequence[Tensor], grad_scale: Tensor | None = None, fou
         finite = torch.stack([g.isfinite().all() for g in grads]).all()
         found_inf.copy_(torch.where(finite, found_inf, 1))
     norm = squares.sqrt()
-    return norm if grad_scale is None else norm * grad_scale.double()
+    return norm if grad_scale is None else norm * grad_scale.double().reshape(())
 
 
 def unscale_ref_(grads: Sequence[Tensor], grad_scale: Tensor, found_inf: Tensor) -> Tensor:
@@ -116,7 +116,7 @@ def grad_norm(
     name = _checked("grad_norm", grads, grad_scale, found_inf, backend)
     if name == "ref":
         return grad_norm_ref(grads, grad_scale, found_inf)
-    if torch.compiler.is_compiling():
+    if traced():
         return _norm_op(grads, grad_scale, found_inf, name)
     return _norm(grads, grad_scale, found_inf, name)
 
@@ -131,7 +131,7 @@ def unscale_(grads: Sequence[Tensor], grad_scale: Tensor, found_inf: Tensor, *, 
     name = _checked("unscale_", grads, grad_scale, found_inf, backend)
     if name == "ref":
         return unscale_ref_(grads, grad_scale, found_inf)
-    if torch.compiler.is_compiling():
+    if traced():
         return _unscale_op(grads, grad_scale, found_inf, name)
     return _unscale(grads, grad_scale, found_inf, name)
 

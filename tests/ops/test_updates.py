@@ -6,7 +6,7 @@ from multi_tensor import calling, copied, random
 from numerics import backends, device, threads
 
 from mlperf_fast.errors import UserError
-from mlperf_fast.ops import adam_, ema_, sgd_, sgd_momentum_
+from mlperf_fast.ops import adam_, ema_, lamb_, sgd_, sgd_momentum_
 from mlperf_fast.ops.lists import Kept
 
 LR_AND_STEP = {"lr": 0.03, "step": 7.0}
@@ -14,6 +14,7 @@ LR_AND_STEP = {"lr": 0.03, "step": 7.0}
 UPDATES = {
     "adam": (adam_, ("params", "grads", "exp_avgs", "exp_avg_sqs", "copies"), LR_AND_STEP),
     "ema": (ema_, ("averages", "params"), {"decay": 0.9}),
+    "lamb": (lamb_, ("params", "grads", "exp_avgs", "exp_avg_sqs", "copies"), LR_AND_STEP),
     "sgd": (sgd_, ("params", "grads"), {"lr": 0.03}),
     "sgd_momentum": (sgd_momentum_, ("params", "grads", "momentum_buffers", "copies"), LR_AND_STEP),
 }
@@ -142,9 +143,11 @@ def test_torch_op_contract(name, backend):
     lists = make(name, [(4, 5), (1,)], device(backend))
     one = torch.ones(1, device=device(backend))
     by_type = {"Tensor": one, "Optional[Tensor]": one, "float": 0.1, "bool": True, "str": backend}
+    by_type |= {"List[float]": [0.1, 0.2], "List[bool]": [True, False]}
+    by_name = lists | {"grad_norm": torch.ones((), dtype=torch.float64, device=one.device)}
     op = getattr(torch.ops.mlperf_fast, f"{name}_")
     torch.library.opcheck(
-        op, [lists[a.name] if a.name in lists else by_type[str(a.type)] for a in op.default._schema.arguments]
+        op, [by_name[a.name] if a.name in by_name else by_type[str(a.type)] for a in op.default._schema.arguments]
     )
 
 
