@@ -1,11 +1,20 @@
 // The CUDA module: one line a function. Contracts are in the headers; addresses and the stream arrive as integers.
 #include <pybind11/pybind11.h>
 
+#include "dot_interaction.h"
+#include "embedding_bag.h"
 #include "sgd.h"
 
 namespace py = pybind11;
 
 PYBIND11_MODULE(native, m) {
     using Unlocked = py::call_guard<py::gil_scoped_release>;
+    m.def("embedding_bag_fwd", &cuda::embedding_bag_fwd, Unlocked());
+    m.def("embedding_bag_bwd_sgd", &cuda::embedding_bag_bwd_sgd, Unlocked());
+    m.def("embedding_bag_keys", &cuda::embedding_bag_keys, Unlocked());
+    m.def("embedding_bag_parts", &cuda::embedding_bag_parts, Unlocked());
+    m.def("embedding_bag_bwd_sorted", &cuda::embedding_bag_bwd_sorted, Unlocked());
+    m.def("dot_interaction_fwd", &cuda::dot_interaction_fwd, Unlocked());
+    m.def("dot_interaction_bwd", &cuda::dot_interaction_bwd, Unlocked());
     m.def("sgd", &cuda::sgd, Unlocked());
 }

@@ -36,3 +36,37 @@ void embedding_bag_bwd_sgd(uintptr_t weight, uintptr_t row_offsets, uintptr_t id
 void embedding_bag_bwd_rowwise_adagrad(uintptr_t weight, uintptr_t state, uintptr_t row_offsets, uintptr_t ids,
                                        bool ids_64, uintptr_t bag_offsets, uintptr_t dout, uintptr_t lr, double eps,
                                        uintptr_t grad_scale, uintptr_t found_inf, int64_t B, int64_t T, int64_t D);
+
+// On CUDA. Arguments as above, on the device, with
+//   N, rows     ids and rows of `weight` (the host reads neither offsets nor ids)
+//   errors      int64 [3], zeros before the first call: a bad id becomes (1, bag, id), bag_offsets out of order become
+//               (2, bag, its end). The first that is seen stays. Bad ids count as absent; nothing waits for the device
+//   stream      a CUDA stream
+// B T is below 2^31. Updates check all ids before they write, and write nothing while errors[0] isn't 0.
+namespace cuda {
+
+void embedding_bag_fwd(uintptr_t weight, uintptr_t row_offsets, uintptr_t ids, bool ids_64, uintptr_t bag_offsets,
+                       uintptr_t out, int64_t B, int64_t T, int64_t D, int64_t N, int64_t rows, uintptr_t errors,
+                       uintptr_t stream);
+
+// Adds to the rows atomically, in no fixed order: the bits differ from run to run.
+void embedding_bag_bwd_sgd(uintptr_t weight, uintptr_t row_offsets, uintptr_t ids, bool ids_64, uintptr_t bag_offsets,
+                           uintptr_t dout, uintptr_t lr, uintptr_t grad_scale, uintptr_t found_inf, int64_t B,
+                           int64_t T, int64_t D, int64_t N, int64_t rows, uintptr_t errors, uintptr_t stream);
+
+// The update with the same bits every time, in three steps. First the row of each occurrence goes into `keys`, int32 or
+// int64 [N] (keys_64), and its bag into bag_of, int32 [N] (absent: one-hot). Then the caller sorts the keys, equal ones
+// in their old order. Then each row's gradients are summed in that order, and the row changes once: by SGD, or by
+// row-wise Adagrad where there is a `state`.
+//   order             int64 [N]: where each of the sorted keys stood before
+//   part_keys, parts  int64 [P] and float32 [P, D] to work in, P = embedding_bag_parts(N), about N / 15
+void embedding_bag_keys(uintptr_t row_offsets, uintptr_t ids, bool ids_64, uintptr_t bag_offsets, uintptr_t keys,
+                        bool keys_64, uintptr_t bag_of, int64_t B, int64_t T, int64_t N, int64_t rows, uintptr_t errors,
+                        uintptr_t stream);
+int64_t embedding_bag_parts(int64_t N);
+void embedding_bag_bwd_sorted(uintptr_t weight, uintptr_t state, uintptr_t keys, bool keys_64, uintptr_t order,
+                              uintptr_t bag_of, uintptr_t dout, uintptr_t part_keys, uintptr_t parts, uintptr_t lr,
+                              double eps, uintptr_t grad_scale, uintptr_t found_inf, int64_t D, int64_t N, int64_t rows,
+                              uintptr_t errors, uintptr_t stream);
+
+}  // namespace cuda

@@ -9,12 +9,12 @@ Ids are checked on the way, without a host: a bad one is left out, and the first
 errors = [kind, bag, value], kind 1 for a bad id, 2 for a bag outside 0 .. N. Nothing is read or written out of bounds.
 """
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 WINDOW = 32  # sorted occurrences that one program sums; runs longer than that are joined in a second pass
+KEYS_BAGS = 128  # one a thread
 
 
 @triton.jit
@@ -292,41 +292,39 @@ def embedding_bag_fwd(
         )
 
 
-def embedding_bag_update(
-    weight: Tensor,
-    state: Tensor | None,
-    row_offsets: Tensor,
-    ids: Tensor,
-    bag_offsets: Tensor | None,
-    dout: Tensor,
-    lr: Tensor,
-    eps: float,
-    grad_scale: Tensor | None,
-    found_inf: Tensor | None,
-    errors: Tensor,
-    deterministic: bool,
-) -> None:
-    """SGD (state None), by atomics unless deterministic; row-wise Adagrad (state [rows]) always by sorting."""
+def embedding_bag_bwd_sgd(weight, row_offsets, ids, bag_offsets, dout, lr, grad_scale, found_inf, errors):
+    """Atomic additions of dout [B, T, D]; lr, grad_scale, found_inf one float32 each (the last two may be None)."""
     B, T, D = dout.shape
-    N, rows = ids.numel(), weight.shape[0]
-    if N == 0 or B == 0:
-        return
     tile = bag_tile(D)
-    blocks = triton.cdiv(B * T, tile["BAGS"])
-    bags = (row_offsets, ids, bag_offsets)
-    scalars = (lr, grad_scale, found_inf, errors)
-    if state is None and not deterministic:
-        grid = (blocks, triton.cdiv(D, tile["BLOCK_D"]))
-        _embedding_bag_bwd_sgd_kernel[grid](weight, *bags, dout, *scalars, B * T, T, D, N, rows, **tile)
-        return
-    keys = torch.full((N,), rows, dtype=torch.int32 if rows < 2**31 else torch.int64, device=weight.device)
-    bag_of = None if bag_offsets is None else torch.zeros(N, dtype=torch.int32, device=weight.device)
-    _embedding_bag_keys_kernel[(blocks,)](*bags, keys, bag_of, errors, B * T, T, N, rows, BAGS=tile["BAGS"], **OPTIONS)
-    keys, order = torch.sort(keys, stable=True)  # stable: a row's occurrences stay in the order of the samples
+    grid = (triton.cdiv(B * T, tile["BAGS"]), triton.cdiv(D, tile["BLOCK_D"]))
+    sizes = (B * T, T, D, ids.numel(), weight.shape[0])
+    if B > 0:
+        _embedding_bag_bwd_sgd_kernel[grid](
+            weight, row_offsets, ids, bag_offsets, dout, lr, grad_scale, found_inf, errors, *sizes, **tile
+        )
+
+
+def embedding_bag_keys(row_offsets, ids, bag_offsets, keys, bag_of, rows, errors):
+    """The row of each occurrence -> keys [N] int32 or int64, and its bag -> bag_of [N] int32 (one-hot: None)."""
+    N, T = ids.numel(), row_offsets.numel() - 1
+    bags = N if bag_offsets is None else bag_offsets.numel() - 1
+    if bags > 0:
+        _embedding_bag_keys_kernel[(triton.cdiv(bags, KEYS_BAGS),)](
+            row_offsets, ids, bag_offsets, keys, bag_of, errors, bags, T, N, rows, BAGS=KEYS_BAGS, **OPTIONS
+        )
+
+
+def embedding_bag_bwd_sorted(weight, state, keys, order, bag_of, dout, lr, eps, grad_scale, found_inf, errors):
+    """SGD (state None) or row-wise Adagrad (state [rows]) from the sorted keys.
+
+    order [N] int64 is where each key stood before the sort, bag_of [N] or None is embedding_bag_keys', as it is.
+    """
+    N, (rows, D) = keys.numel(), weight.shape
     windows = (triton.cdiv(N, WINDOW),)
     partial = weight.new_empty(2 * windows[0] * D)
-    tile = run_tile(D)
-    _embedding_bag_sorted_kernel[windows](
-        weight, state, keys, order, bag_of, dout, partial, *scalars, D, N, rows, eps, **tile
-    )
-    _embedding_bag_join_kernel[windows](weight, state, keys, partial, *scalars, D, N, rows, eps, **tile)
+    scalars, sizes, tile = (lr, grad_scale, found_inf, errors), (D, N, rows, eps), run_tile(D)
+    if N > 0:
+        _embedding_bag_sorted_kernel[windows](
+            weight, state, keys, order, bag_of, dout, partial, *scalars, *sizes, **tile
+        )
+        _embedding_bag_join_kernel[windows](weight, state, keys, partial, *scalars, *sizes, **tile)

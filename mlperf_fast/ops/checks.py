@@ -56,45 +56,6 @@ def check_number(op: str, name: str, value: float, *, below: float | None = None
         raise UserError(f"{op}: {name} is {value!r}, expected a number of {wanted}")
 
 
-def check_bags(
-    op: str,
-    weight: Tensor,
-    row_offsets: Tensor,
-    ids: Tensor,
-    bag_offsets: Tensor | None,
-    errors: Tensor | None,
-) -> tuple[int, int, int]:
-    """What the functions of embedding_bag share (see there); returns B, T, D."""
-    check_rank(op, "weight", weight, "rows D")
-    check_rank(op, "row_offsets", row_offsets, "T+1")
-    check_contiguous(op, "weight", weight)
-    if weight.requires_grad:
-        raise UserError(
-            f"{op}: weight has requires_grad=True, but a table never gets a gradient tensor: set it to False, make the "
-            "output a leaf, and update with embedding_bag_sgd_ or embedding_bag_rowwise_adagrad_"
-        )
-    T, D = row_offsets.shape[0] - 1, weight.shape[1]
-    if T < 1 or D < 1:
-        raise UserError(f"{op}: {T} tables of row length {D}, expected at least one of each")
-    check(op, "row_offsets", row_offsets, (T + 1,), (torch.int64,), weight)
-    if bag_offsets is None:
-        check_rank(op, "ids (one-hot: without bag_offsets)", ids, "B T")
-        B = ids.shape[0]
-        check(op, "ids", ids, (B, T), INTEGERS, weight)
-    else:
-        check_rank(op, "ids (multi-hot: with bag_offsets)", ids, "N")
-        check_rank(op, "bag_offsets", bag_offsets, "B*T+1")
-        B = (bag_offsets.shape[0] - 1) // T
-        check(op, "ids", ids, ids.shape, INTEGERS, weight)
-        check(op, "bag_offsets", bag_offsets, (B * T + 1,), (torch.int64,), weight)
-        check_contiguous(op, "bag_offsets", bag_offsets)
-    check_contiguous(op, "row_offsets", row_offsets)
-    if errors is not None:
-        check(op, "errors", errors, (3,), (torch.int64,), weight)
-        check_contiguous(op, "errors", errors)
-    return B, T, D
-
-
 def address(x: Tensor | None) -> int:
     """Where the data lies; 0 stands for an argument that isn't there."""
     return 0 if x is None else x.data_ptr()

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 from torch.library import register_autograd
 
-from mlperf_fast import _C
+from mlperf_fast import _C, _cuda
 from mlperf_fast.errors import UserError
-from mlperf_fast.ops.backend import LIBRARY, TRITON_DEVICES, Applies, Op, define, resolve
-from mlperf_fast.ops.checks import FLOATS, check, check_rank
+from mlperf_fast.ops.backend import CUDA_DEVICES, LIBRARY, TRITON_DEVICES, Applies, Op, define, resolve
+from mlperf_fast.ops.checks import FLOATS, check, check_rank, native
 
 # 1. The truth ---------------------------------------------------------------------------------------------------
 
@@ -30,6 +30,7 @@ DOT_INTERACTION = Op(
     {
         "cpp": Applies(("cpu",), (torch.float32, torch.bfloat16)),
         "triton": Applies(TRITON_DEVICES, FLOATS),
+        "cuda": Applies(CUDA_DEVICES, FLOATS),
         "ref": Applies(),
     },
 )
@@ -38,10 +39,11 @@ DOT_INTERACTION = Op(
 def _forward(dense: Tensor, sparse: Tensor, backend: str) -> Tensor:
     dense, sparse = dense.contiguous(), sparse.contiguous()
     out = _fake_forward(dense, sparse, backend)
-    B, T, D = sparse.shape
+    arguments = (*map(Tensor.data_ptr, (dense, sparse, out)), *sparse.shape)
     if backend == "cpp":
-        bf16 = dense.dtype is torch.bfloat16
-        _C.dot_interaction_fwd(dense.data_ptr(), sparse.data_ptr(), out.data_ptr(), B, T, D, bf16)
+        _C.dot_interaction_fwd(*arguments, dense.dtype is torch.bfloat16)
+    elif backend == "cuda":
+        native(_cuda.call, _cuda.dot_interaction_fwd, dense, *arguments, FLOATS.index(dense.dtype))
     else:
         from mlperf_fast.kernels.dot_interaction import dot_interaction_fwd
 
@@ -52,12 +54,11 @@ def _forward(dense: Tensor, sparse: Tensor, backend: str) -> Tensor:
 def _backward(dense: Tensor, sparse: Tensor, dout: Tensor, backend: str) -> tuple[Tensor, Tensor]:
     dense, sparse, dout = dense.contiguous(), sparse.contiguous(), dout.contiguous()
     ddense, dsparse = _fake_backward(dense, sparse, dout, backend)
-    B, T, D = sparse.shape
+    arguments = (*map(Tensor.data_ptr, (dense, sparse, dout, ddense, dsparse)), *sparse.shape)
     if backend == "cpp":
-        bf16 = dense.dtype is torch.bfloat16
-        _C.dot_interaction_bwd(
-            dense.data_ptr(), sparse.data_ptr(), dout.data_ptr(), ddense.data_ptr(), dsparse.data_ptr(), B, T, D, bf16
-        )
+        _C.dot_interaction_bwd(*arguments, dense.dtype is torch.bfloat16)
+    elif backend == "cuda":
+        native(_cuda.call, _cuda.dot_interaction_bwd, dense, *arguments, FLOATS.index(dense.dtype))
     else:
         from mlperf_fast.kernels.dot_interaction import dot_interaction_bwd
 
@@ -106,7 +107,7 @@ register_autograd("mlperf_fast::dot_interaction", _gradient, setup_context=_save
 def dot_interaction(dense: Tensor, sparse: Tensor, *, backend: str | None = None) -> Tensor:
     """Concatenates `dense` with the dot products of all pairs of feature vectors.
 
-    dense   [B, D]      float32 or bfloat16; float16 on triton; any float on ref
+    dense   [B, D]      float32 or bfloat16; float16 on cuda and triton; any float on ref
     sparse  [B, T, D]   same dtype and device, T >= 1
     returns [B, D + T (T + 1) / 2]: dense, then the pairs (1,0), (2,0), (2,1), (3,0) ... where 0 is the dense vector
             and i the sparse vector i - 1. Products are summed in float32.

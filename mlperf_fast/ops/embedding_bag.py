@@ -6,14 +6,17 @@ No gradient tensor of a table ever exists: the pooled output is a leaf of the gr
 straight into an update.
 """
 
+from types import ModuleType
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from mlperf_fast import _C
 from mlperf_fast.errors import UserError
-from mlperf_fast.ops.backend import TRITON_DEVICES, Applies, Op, define, resolve
-from mlperf_fast.ops.checks import address, check, check_bags, check_contiguous, check_scalar, native
+from mlperf_fast.ops import bags
+from mlperf_fast.ops.backend import CUDA_DEVICES, TRITON_DEVICES, Applies, Op, define, resolve
+from mlperf_fast.ops.checks import address, check, check_contiguous, check_scalar, native
 
 # 1. The truth ---------------------------------------------------------------------------------------------------
 
@@ -83,6 +86,7 @@ EMBEDDING_BAG = Op(
     {
         "cpp": Applies(("cpu",), (torch.float32,)),
         "triton": Applies(TRITON_DEVICES, (torch.float32,)),
+        "cuda": Applies(CUDA_DEVICES, (torch.float32,)),
         "ref": Applies(),
     },
 )
@@ -91,16 +95,14 @@ EMBEDDING_BAG = Op(
 def _forward(weight, row_offsets, ids, bag_offsets, errors, backend):
     out, ids = _fake_forward(weight, row_offsets, ids, bag_offsets, errors, backend), ids.contiguous()
     if backend == "cpp":
-        _check_offsets(weight, row_offsets, ids, bag_offsets)
-        bags = _addresses(row_offsets, ids, bag_offsets)
-        native(_C.embedding_bag_fwd, weight.data_ptr(), *bags, out.data_ptr(), *out.shape)
-    else:
-        from mlperf_fast.kernels.embedding_bag import embedding_bag_fwd
-
-        record = weight.new_zeros(3, dtype=torch.int64) if errors is None else errors
-        embedding_bag_fwd(weight, row_offsets, ids, bag_offsets, out, record)
-        if errors is None:
-            raise_if_bad_ids(record, row_offsets)
+        bags.check_offsets(weight, row_offsets, ids, bag_offsets)
+        addresses = bags.addresses(row_offsets, ids, bag_offsets)
+        native(_C.embedding_bag_fwd, weight.data_ptr(), *addresses, out.data_ptr(), *out.shape)
+        return out
+    record = weight.new_zeros(3, dtype=torch.int64) if errors is None else errors
+    _on_gpu(backend).embedding_bag_fwd(weight, row_offsets, ids, bag_offsets, out, record)
+    if errors is None:
+        raise_if_bad_ids(record, row_offsets)
     return out
 
 
@@ -111,40 +113,39 @@ def _update(
     ids, dout = ids.contiguous(), dout.contiguous()
     torch.autograd.graph.increment_version(weight if state is None else (weight, state))
     if backend == "cpp":
-        _check_offsets(weight, row_offsets, ids, bag_offsets)
-        bags = _addresses(row_offsets, ids, bag_offsets)
+        bags.check_offsets(weight, row_offsets, ids, bag_offsets)
+        addresses = bags.addresses(row_offsets, ids, bag_offsets)
         scalars = (address(grad_scale), address(found_inf))
         if state is None:
-            rest: tuple = (*bags, dout.data_ptr(), lr.data_ptr(), *scalars)
+            rest: tuple = (*addresses, dout.data_ptr(), lr.data_ptr(), *scalars)
             function = _C.embedding_bag_bwd_sgd
         else:
             function = _C.embedding_bag_bwd_rowwise_adagrad
-            rest = (state.data_ptr(), *bags, dout.data_ptr(), lr.data_ptr(), eps, *scalars)
+            rest = (state.data_ptr(), *addresses, dout.data_ptr(), lr.data_ptr(), eps, *scalars)
         native(function, weight.data_ptr(), *rest, *dout.shape)
+        return
+    gpu, occurrences, rows = _on_gpu(backend), (row_offsets, ids, bag_offsets), weight.shape[0]
+    record = weight.new_zeros(3, dtype=torch.int64) if errors is None else errors
+    if state is None and not deterministic:
+        gpu.embedding_bag_bwd_sgd(weight, *occurrences, dout, lr, grad_scale, found_inf, record)
     else:
-        from mlperf_fast.kernels.embedding_bag import embedding_bag_update
-
-        record = weight.new_zeros(3, dtype=torch.int64) if errors is None else errors
-        embedding_bag_update(
-            weight, state, row_offsets, ids, bag_offsets, dout, lr, eps, grad_scale, found_inf, record, deterministic
-        )
-        if errors is None:
-            raise_if_bad_ids(record, row_offsets)
-
-
-def _addresses(row_offsets: Tensor, ids: Tensor, bag_offsets: Tensor | None) -> tuple[int, int, bool, int]:
-    return row_offsets.data_ptr(), ids.data_ptr(), ids.dtype is torch.int64, address(bag_offsets)
+        keys = ids.new_empty(ids.numel(), dtype=torch.int32 if rows < 2**31 else torch.int64)
+        bag_of = None if bag_offsets is None else ids.new_empty(ids.numel(), dtype=torch.int32)
+        gpu.embedding_bag_keys(*occurrences, keys, bag_of, rows, record)
+        keys, order = torch.sort(keys, stable=True)  # stable: a row's occurrences stay in the order of the samples
+        rest = (keys, order, bag_of, dout, lr, eps, grad_scale, found_inf, record)
+        gpu.embedding_bag_bwd_sorted(weight, state, *rest)
+    if errors is None:
+        raise_if_bad_ids(record, row_offsets)
 
 
-def _check_offsets(weight: Tensor, row_offsets: Tensor, ids: Tensor, bag_offsets: Tensor | None) -> None:
-    """Native code knows neither buffer's length: the ends are checked here, the order of bag_offsets there."""
-    offsets = row_offsets.tolist()
-    if offsets[0] != 0 or offsets[-1] != weight.shape[0] or offsets != sorted(offsets):
-        raise UserError(
-            f"embedding_bag: row_offsets must rise from 0 to weight's {weight.shape[0]} rows, found {offsets}"
-        )
-    if bag_offsets is not None and (int(bag_offsets[0]), int(bag_offsets[-1])) != (0, ids.numel()):
-        raise UserError(f"embedding_bag: bag_offsets must rise from 0 to the number of ids, {ids.numel()}")
+def _on_gpu(backend: str) -> ModuleType:
+    """The launchers of cuda and triton: the same functions with the same arguments."""
+    if backend == "cuda":
+        return bags
+    from mlperf_fast.kernels import embedding_bag
+
+    return embedding_bag
 
 
 # 3. Registration: shapes without data. No gradient: `weight` never has one ---------------------------------------
@@ -189,14 +190,14 @@ def embedding_bag(
     row_offsets  [T + 1] int64, from 0 to rows
     ids          one-hot: [B, T] int32 or int64. Multi-hot: [N], with
     bag_offsets  [B T + 1] int64, from 0 to N: bag n holds ids[bag_offsets[n] : bag_offsets[n + 1]]; it may be empty
-    errors       [3] int64 zeros on triton, to be read later by raise_if_bad_ids: then nothing waits for the device.
-                 Without it, and on the other backends always, a bad id is raised at once
+    errors       [3] int64 zeros on cuda and triton, to be read later by raise_if_bad_ids: then nothing waits for the
+                 device. Without it, and on the other backends always, a bad id is raised at once
     returns      [B, T, D] float32; an empty bag is 0
 
     Raises UserError for wrong arguments and for an id outside its table, naming table, sample and id.
     Source: nn.EmbeddingBag(mode="sum") of each table; facebookresearch/dlrm, `apply_emb`.
     """
-    check_bags("embedding_bag", weight, row_offsets, ids, bag_offsets, errors)
+    bags.check_bags("embedding_bag", weight, row_offsets, ids, bag_offsets, errors)
     name = resolve(EMBEDDING_BAG, weight, backend)
     if name == "ref":
         return embedding_bag_ref(weight, row_offsets, ids, bag_offsets)
@@ -224,14 +225,14 @@ def embedding_bag_sgd_(
     grad_scale     the factor that undoes loss scaling (1 when absent), and
     found_inf      other than 0: nothing is updated
     errors         as in embedding_bag; when it already holds a bad id, nothing is updated
-    deterministic  the same bits in every run, by sorting on triton; cpp is so anyway
+    deterministic  the same bits in every run, by sorting on cuda and triton; cpp is so anyway
 
-    Raises UserError as embedding_bag does: before anything is written on cpp and ref, after it on triton, where bad
+    Raises UserError as embedding_bag does: before anything is written, but on triton's fast path after it; there bad
     ids are left out.
     Source: torch.optim.SGD on the sparse gradient of nn.EmbeddingBag.
     """
     op = "embedding_bag_sgd_"
-    shape = check_bags(op, weight, row_offsets, ids, bag_offsets, errors)
+    shape = bags.check_bags(op, weight, row_offsets, ids, bag_offsets, errors)
     name = _check_update(op, weight, shape, dout, lr, grad_scale, found_inf, deterministic, backend)
     if name == "ref":
         embedding_bag_sgd_ref_(weight, row_offsets, ids, dout, lr, bag_offsets, grad_scale, found_inf)
@@ -263,7 +264,7 @@ def embedding_bag_rowwise_adagrad_(
     Source: FBGEMM's EXACT_ROWWISE_ADAGRAD.
     """
     op = "embedding_bag_rowwise_adagrad_"
-    shape = check_bags(op, weight, row_offsets, ids, bag_offsets, errors)
+    shape = bags.check_bags(op, weight, row_offsets, ids, bag_offsets, errors)
     check(op, "state", state, weight.shape[:1], (weight.dtype,), weight)
     check_contiguous(op, "state", state)
     name = _check_update(op, weight, shape, dout, lr, grad_scale, found_inf, deterministic, backend)
@@ -293,5 +294,5 @@ def _check_update(op, weight, shape, dout, lr, grad_scale, found_inf, determinis
     check_scalar(op, "found_inf", found_inf, weight, optional=True)
     name = resolve(EMBEDDING_BAG, weight, backend)
     if deterministic and name == "ref" and weight.is_cuda:
-        raise UserError(f"{op}: backend ref isn't deterministic on CUDA; use triton, or deterministic=False")
+        raise UserError(f"{op}: backend ref isn't deterministic on CUDA; use triton or cuda, or deterministic=False")
     return name

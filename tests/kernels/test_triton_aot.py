@@ -68,12 +68,10 @@ def embedding_bag_cases():
                 }
                 for kernel in (embedding_bag._embedding_bag_sorted_kernel, embedding_bag._embedding_bag_join_kernel):
                     yield f"{D}-{kind}-{rule}", kernel, {**arguments, **embedding_bag.run_tile(D)}
-            for kernel in (
-                embedding_bag._embedding_bag_fwd_kernel,
-                embedding_bag._embedding_bag_bwd_sgd_kernel,
-                embedding_bag._embedding_bag_keys_kernel,
-            ):
+            for kernel in (embedding_bag._embedding_bag_fwd_kernel, embedding_bag._embedding_bag_bwd_sgd_kernel):
                 yield f"{D}-{kind}", kernel, {**arguments, **embedding_bag.bag_tile(D)}
+            keys_tile = {"BAGS": embedding_bag.KEYS_BAGS, **embedding_bag.OPTIONS}
+            yield f"{D}-{kind}", embedding_bag._embedding_bag_keys_kernel, {**arguments, **keys_tile}
 
 
 def sgd_cases():

@@ -142,3 +142,16 @@ def test_triton_says_how_many_features_it_takes(backend):
     dense, sparse, _ = (x.to(device(backend)) for x in inputs(1, 128, 2, torch.float32))
     with pytest.raises(UserError, match="up to 127 sparse features, found 128"):
         dot_interaction(dense, sparse, backend=backend)
+
+
+@pytest.mark.parametrize("backend", [p for p in backends(OP) if p.values[0] == "cuda"], indirect=True)
+def test_cuda_says_when_a_sample_is_too_large(backend):
+    large, huge = (
+        [x.to(device(backend)).requires_grad_() for x in inputs(1, T, 2, torch.float32)] for T in (700, 1900)
+    )
+    message = r"{} sparse features of 2 elements: a sample takes \d+ KB of shared memory, and a block has \d+"
+    with pytest.raises(UserError, match=message.format(1900)):
+        dot_interaction(*huge[:2], backend=backend)
+    out = dot_interaction(*large[:2], backend=backend)
+    with pytest.raises(UserError, match=message.format(700)):
+        out.sum().backward()
