@@ -1,4 +1,4 @@
-"""Plain SGD over dense parameters and embedding tables, one learning rate for both."""
+"""SGD over dense parameters, with or without momentum, and plain SGD over embedding tables; one learning rate."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -8,39 +8,53 @@ from torch import Tensor
 
 from mlperf_fast.ops.embedding_bag import embedding_bag_sgd_
 from mlperf_fast.ops.sgd import sgd_
+from mlperf_fast.ops.sgd_momentum import sgd_momentum_
+from mlperf_fast.optim.optimizer import ByName, Group, Optimizer, Parameters, none, split
 
 
-class SGD:
-    """w -= lr · gradient. `tables` are `nn.embedding.EmbeddingTables`, whose update needs no gradient of a table.
+class SGD(Optimizer):
+    """torch.optim.SGD, or Keras's with `lr_inside`; `schedule(step)` gives the learning rate. See ops/sgd_momentum.py.
 
-    `schedule(step)` gives the learning rate; it is written to the device before the step, so that the step itself
-    is the same work each time and can be captured.
+    weight_decay  for all parameters but those whose name `undecayed` says: undecayed=lambda name: "bias" in name
+    tables        `nn.embedding.EmbeddingTables`: their update, w -= lr · gradient, needs no gradient of a table and
+                  knows no momentum
     """
 
     def __init__(
         self,
-        parameters: Iterable[Tensor],
+        parameters: Parameters,
         schedule: Callable[[int], float],
         device: torch.device,
         tables: Iterable[Any] = (),
         deterministic: bool = False,
+        *,
+        momentum: float = 0.0,
+        dampening: float = 0.0,
+        nesterov: bool = False,
+        weight_decay: float = 0.0,
+        undecayed: ByName = none,
+        lr_inside: bool = False,
     ) -> None:
-        self.parameters = [parameter for parameter in parameters if parameter.requires_grad]
         self.tables = list(tables)
-        self.schedule = schedule
         self.deterministic = deterministic
-        self.lr = torch.zeros((), device=device)
-
-    def begin(self, step: int) -> None:
-        self.lr.fill_(self.schedule(step))
+        self.options: dict[str, Any] = {
+            "momentum": momentum,
+            "dampening": dampening,
+            "nesterov": nesterov,
+            "lr_inside": lr_inside,
+        }
+        groups = []
+        for decay, part in split(parameters, lambda name: 0.0 if undecayed(name) else weight_decay):
+            plain = momentum == decay == 0 and all(x.dtype is torch.float32 for x in part.values())
+            groups.append(Group(part, ()) if plain else Group(part, ("momentum_buffers",), weight_decay=decay))
+        super().__init__(groups, schedule, device)
 
     def gradients(self) -> list[Tensor]:
-        written = [*self.parameters, *(table.pooled for table in self.tables)]
-        return [tensor.grad for tensor in written if tensor.grad is not None]
+        of_tables = [table.pooled.grad for table in self.tables if table.pooled.grad is not None]
+        return [*super().gradients(), *of_tables]
 
     def apply(self, found_inf: Tensor) -> None:
-        pairs = [(parameter, parameter.grad) for parameter in self.parameters if parameter.grad is not None]
-        sgd_([parameter for parameter, _ in pairs], [grad for _, grad in pairs], self.lr, found_inf=found_inf)
+        super().apply(found_inf)
         for table in self.tables:
             embedding_bag_sgd_(
                 table.weight,
@@ -49,15 +63,13 @@ class SGD:
                 table.pooled.grad,
                 self.lr,
                 found_inf=found_inf,
-                errors=table.id_errors,
                 deterministic=self.deterministic,
             )
             table.forget()
 
-    def state_dict(self) -> dict[str, Any]:
-        """Nothing: the learning rate is a function of the step, and plain SGD keeps no moments."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        if state:
-            raise ValueError(f"plain SGD has no state, but the checkpoint holds {sorted(state)}")
+    def update(self, group: Group, found_inf: Tensor) -> None:
+        scalars: dict[str, Any] = {"lr": self.lr, "found_inf": found_inf}
+        if group.state:
+            sgd_momentum_(**group.lists(), **scalars, step=self.step, **self.options, **group.rule)
+        else:
+            sgd_(**group.lists(), **scalars)
