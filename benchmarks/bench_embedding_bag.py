@@ -66,6 +66,8 @@ CASES = [
     *(Case("adagrad", batch) for batch in (2048, 32768)),
     Case("adagrad", 2048, hot=10),
 ]
+# On a GPU too: the global batch of DLRM's closed division, which each table sees.
+GPU_CASES = [*CASES, Case("sgd", shapes.closed_batch(), tables="criteo")]
 QUICK_CASES = [Case(update, 64, rows=2600, dim=16) for update in ("none", "sgd", "adagrad")]
 
 
@@ -83,7 +85,7 @@ def work(case: Case, rows: Sequence[int], ids: np.ndarray) -> tuple[int, int]:
 
 def measure(chosen: Namespace, cases: Sequence[Case] | None = None) -> Iterator[Row]:
     device = chosen.device
-    for case in cases or (QUICK_CASES if chosen.quick else CASES):
+    for case in cases or (QUICK_CASES if chosen.quick else GPU_CASES if device.type == "cuda" else CASES):
         rows = case.table_rows()
         output = 4 * case.batch * shapes.TABLES * case.dim
         sets = rotation(output + 4 * case.batch * shapes.TABLES * case.hot, machine.cache_bytes(device), most=4)

@@ -15,9 +15,10 @@ from types import ModuleType
 
 import torch
 
-from mlperf_fast import _C, system  # _C tunes malloc for every competitor in this process  # noqa: F401
+from mlperf_fast import _C, _cuda, system  # _C tunes malloc for every competitor in this process  # noqa: F401
 from mlperf_fast.config import nearest
 from mlperf_fast.errors import UserError
+from mlperf_fast.ops import backend as ops_backend
 
 from . import ceilings, competitors, machine, options, report, roofline
 from .measure import ABSENT, FULL, QUICK, Effort, Row, failure
@@ -110,6 +111,8 @@ def collect(measured: Iterator[Row]) -> tuple[list[Row], Exception | None]:
 
 def settle(chosen: Namespace) -> None:
     """Sets the number of threads, for all the process, and turns the device's name into a device."""
+    if ops_backend.INTERPRETED or _cuda.EMULATED:
+        raise UserError("unset TRITON_INTERPRET and MLPERF_FAST_EMULATE: kernels run on the CPU for tests tell no time")
     if chosen.threads:
         torch.set_num_threads(chosen.threads)
     chosen.threads = torch.get_num_threads()

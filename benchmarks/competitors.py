@@ -35,8 +35,6 @@ def backends(
         why = ops_backend.reasons()[name]
         if why is None and not applies.fits(device.type, dtype):
             why = f"it takes no {str(dtype).removeprefix('torch.')} tensors on {device.type}"
-        elif why is None and name == "triton" and device.type == "cpu":
-            why = "TRITON_INTERPRET=1 runs it on the CPU for tests; its time there says nothing"
         candidates[name] = _candidate(why, lambda n=name: build(n))  # type: ignore[misc]
     return candidates
 

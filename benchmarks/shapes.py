@@ -58,8 +58,13 @@ def demo_batch() -> int:
     return PRESETS["demo"]().batch_size
 
 
+def closed_batch() -> int:
+    """55,296 samples."""
+    return PRESETS["closed"]().batch_size
+
+
 def closed_batch_a_gpu() -> int:
-    """Of DLRM's system preset with eight GPUs: 6,912 samples."""
+    """Of the eight: 6,912 samples."""
     return PRESETS["dgxa100_1x8"]().batch_size // 8
 
 

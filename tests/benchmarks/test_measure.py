@@ -1,8 +1,10 @@
 """The timing protocol, competitors in other processes, and the machine's limits."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from mlperf_fast.benchmarks import (
     bench_dot_interaction,
     bench_embedding_bag,
     ceilings,
+    machine,
     measure,
     peer,
     shapes,
@@ -128,3 +131,38 @@ def test_a_gpus_limit_is_the_median_of_long_tries(monkeypatch):
     rate = ceilings._giga_per_second(1_000_000, CUDA, lambda: calls.append(1), tries=3)
     assert len(calls) == 2 + 3 * 10  # once to set up, once to see how long, then 10 ms a try by that
     assert rate == pytest.approx(10 * 1e6 / 1e-3 / 1e9)
+
+
+def test_a_gpu_names_the_machine_and_sizes_the_rotation(monkeypatch):
+    """What is read of a device's properties, on one that is made up."""
+    card = SimpleNamespace(
+        name="NVIDIA H100 80GB HBM3", major=9, minor=0, multi_processor_count=132, total_memory=85 * 10**9,
+        L2_cache_size=50 << 20,
+    )  # fmt: skip
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: card)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: card.name)
+    assert machine.name(CUDA) == "nvidia-h100-80gb-hbm3"
+    assert machine.cache_bytes(CUDA) == 50 << 20
+    header = machine.header(CUDA)
+    assert (header["device"], header["GPU"], header["compute capability"]) == ("cuda", card.name, "9.0")
+    assert "GPU" not in machine.header(CPU)
+    assert machine.name(CPU) != machine.name(CUDA)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_the_whole_command_on_a_gpu(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "mlperf_fast", "bench", "--quick", "--device", "cuda", "--out", str(tmp_path)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    for op in ("sgd", "dot_interaction", "embedding_bag"):
+        found = json.loads((tmp_path / f"{op}.json").read_text())
+        assert found["machine"] == machine.name(CUDA)
+        assert set(found["ceilings"]) <= set(ceilings.NAMES["cuda"])
+        for row in found["rows"]:
+            assert row["ours"] in ("cuda", "triton")
+            assert isinstance(row["results"][row["ours"]], dict)
+            assert isinstance(row["results"]["ref"], dict)
+            assert row["results"]["cpp"].startswith("not run: ")

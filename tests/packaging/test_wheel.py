@@ -22,6 +22,15 @@ def built(tmp_path_factory) -> Path:
     return out
 
 
+@pytest.fixture(scope="module")
+def installed(built, tmp_path_factory) -> Path:
+    """A folder in which the wheel is installed."""
+    site = tmp_path_factory.mktemp("site")
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(site)]
+    subprocess.run([*install, str(next(built.glob("*.whl")))], check=True)
+    return site
+
+
 @pytest.mark.slow
 def test_the_wheel_holds_the_package_and_nothing_else_at_top_level(built):
     with zipfile.ZipFile(next(built.glob("*.whl"))) as wheel:
@@ -44,24 +53,38 @@ def test_the_sdist_holds_what_a_build_needs(built):
 
 
 @pytest.mark.slow
-def test_the_wheel_works_in_an_empty_folder(built, tmp_path):
-    site, empty = tmp_path / "site", tmp_path / "empty"
-    empty.mkdir()
-    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(site)]
-    subprocess.run([*install, str(next(built.glob("*.whl")))], check=True)
+def test_the_wheel_works_in_an_empty_folder(installed, tmp_path):
     code = (
         "import importlib.util, mlperf_fast, mlperf_fast.kernels, mlperf_fast._C as c, torch;"
-        f"assert mlperf_fast.__file__.startswith({str(site)!r}), mlperf_fast.__file__;"
+        f"assert mlperf_fast.__file__.startswith({str(installed)!r}), mlperf_fast.__file__;"
         "assert importlib.util.find_spec('kernels') is importlib.util.find_spec('benchmarks') is None;"
         "from mlperf_fast.ops import dot_interaction;"
         "print(dot_interaction(torch.ones(2, 4), torch.ones(2, 3, 4)).sum().item())"
     )
-    environment = {**os.environ, "PYTHONPATH": str(site)}
+    environment = {**os.environ, "PYTHONPATH": str(installed)}
     answer = subprocess.run(
-        [sys.executable, "-c", code], cwd=empty, env=environment, capture_output=True, text=True, check=False
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
     )
     assert answer.returncode == 0, answer.stderr
     assert float(answer.stdout) == 2 * (4 + 6 * 4)
+
+
+@pytest.mark.slow
+def test_benchmarks_run_from_the_wheel(installed, tmp_path):
+    """Away from the checkout: `mlperf-fast bench`, whose results go under the current folder, and `compare`."""
+    environment = {**os.environ, "PYTHONPATH": str(installed)}
+
+    def run(*arguments: str) -> str:
+        command = [sys.executable, *arguments]
+        answer = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        assert answer.returncode == 0, answer.stderr
+        return answer.stdout
+
+    where = "from mlperf_fast.benchmarks import command; print(command.__file__, command.results_root())"
+    assert run("-c", where).split() == [str(installed / "mlperf_fast" / "benchmarks" / "command.py"), "results"]
+    assert "written: found/sgd.json" in run("-m", "mlperf_fast", "bench", "sgd", "memory", "--quick", "--out", "found")
+    assert {path.name for path in (tmp_path / "found").iterdir()} >= {"sgd.json", "sgd.csv", "memory.json"}
+    assert " 0 slower" in run("-m", "mlperf_fast.benchmarks.compare", "found", "found")
 
 
 def test_the_folder_kernels_refuses_to_be_a_top_level_package():
