@@ -18,3 +18,37 @@ def warmup_hold_poly(step: int, *, base: float, warmup: int, decay_start: int, d
         left = (decay_steps - (min(step, last) - decay_start)) / decay_steps
         return max(floor, base * left**2)
     return base * (warmup - 1) / warmup if warmup > 1 else base
+
+
+def warmup_poly(step: int, *, base: float, warmup: int, start_warmup: int = 0, total: int, power: float = 1.0) -> float:
+    """Linear warm-up, then a polynomial decay to 0 at `total` steps: the schedule of the BERT reference.
+
+    The decay counts from step 0, not from the end of the warm-up, so the rate drops there by base·(1 - (1 - s/total)^p)
+    at once. `start_warmup` is 0 or negative: the warm-up has then gone on for so many steps before the first. With
+    warmup=0 the decay starts at `base`. After `total` steps the rate is 0.
+    Source: mlcommons/training, bert, optimization.py.
+    """
+    s = step - 1  # the reference counts from 0
+    if s - start_warmup < warmup:
+        return base * (s - start_warmup) / warmup
+    return base * (1 - min(s, total) / total) ** power
+
+
+def warmup_hold_exponential(
+    step: int, *, base: float, epoch_steps: int, warmup: int, hold: int, gamma: float, floor: float
+) -> float:
+    """Linear warm-up, a hold, then a factor `gamma` an epoch: the schedule of the RNN-T reference.
+
+    warmup, hold  in epochs of `epoch_steps` steps
+    The warm-up's first value is 2/(W+1)·base for W warm-up steps; the decay changes once an epoch, and begins with the
+    second epoch after the hold. The rate is never less than `floor`.
+    Source: mlcommons/training, rnnt, common/optimizers.py.
+    """
+    epoch = (step - 1) // epoch_steps + 1
+    if step < warmup * epoch_steps:
+        factor = (step + 1) / (warmup * epoch_steps + 1)
+    elif step < (warmup + hold) * epoch_steps:
+        factor = 1.0
+    else:
+        factor = gamma ** (epoch - warmup - hold)
+    return max(factor * base, floor)
