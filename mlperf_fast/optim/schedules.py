@@ -41,7 +41,7 @@ def warmup_hold_exponential(
 
     warmup, hold  in epochs of `epoch_steps` steps
     The warm-up's first value is 2/(W+1)·base for W warm-up steps; the decay changes once an epoch, and begins with the
-    second epoch after the hold. The rate is never less than `floor`.
+    first epoch after the hold. The rate is never less than `floor`.
     Source: mlcommons/training, rnnt, common/optimizers.py.
     """
     epoch = (step - 1) // epoch_steps + 1

@@ -11,6 +11,7 @@ from mlperf_fast.errors import UserError
 from mlperf_fast.loop.capture_safety import capture_safe
 from mlperf_fast.optim.adam import Adam
 from mlperf_fast.optim.ema import EMA
+from mlperf_fast.optim.lamb import LAMB
 from mlperf_fast.optim.sgd import SGD
 from mlperf_fast.optim.together import Together
 
@@ -21,11 +22,13 @@ NESTEROV, DAMPENING = {"momentum": 0.9, "nesterov": True}, {"momentum": 0.9, "da
 CASES = {
     "Adam": (Adam, ADAM, torch.optim.Adam, ADAM),
     "AdamW": (Adam, {**ADAM, "decoupled": True}, torch.optim.AdamW, ADAM),
+    "LAMB": (LAMB, {}, None, {}),
     "SGD": (SGD, {}, torch.optim.SGD, {}),
     "SGD with Nesterov's momentum": (SGD, NESTEROV, torch.optim.SGD, NESTEROV),
     "SGD with dampening": (SGD, DAMPENING, torch.optim.SGD, DAMPENING),
 }
 ALL = pytest.mark.parametrize("case", CASES)
+TORCHS = pytest.mark.parametrize("case", [case for case, (_, _, kind, _) in CASES.items() if kind])
 
 
 def schedule(step):
@@ -84,7 +87,7 @@ def same(tensors, others):
     return all(torch.equal(x, y) for x, y in zip(tensors, others, strict=True))
 
 
-@ALL
+@TORCHS
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
 def test_follows_torchs_optimizer(case, weight_decay):
     params, steps, overflows = parameters(), range(1, 61), (1, 2, 30)
