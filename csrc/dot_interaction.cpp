@@ -40,55 +40,78 @@ class Ahead {
         : at_(static_cast<const char*>(from)), end_(at_ + bytes), stride_((bytes / kLine / steps + 1) * kLine) {}
     void step() {
         const char* until = std::min(at_ + stride_, end_);
-        for (; at_ < until; at_ += kLine) __builtin_prefetch(at_);
+        for (; at_ < until; at_ += kLine) __builtin_prefetch(at_, 0, 2);  // into L2: L1 has too few fill buffers
     }
 
    private:
-    static constexpr int64_t kLine = 64;
     const char *at_, *end_;
     int64_t stride_;
 };
 
-// out[i (i - 1) / 2 + j] = row i . row j, for j < i.
-void lower_triangle(const Matrix& m, int64_t R, float* out, Ahead& ahead) {
-    for (int64_t i0 = 0; i0 < R; i0 += kTall)
-        for (int64_t j0 = 0; j0 < std::min(i0 + kTall, R) - 1; j0 += 4) {
-            const float *p[kTall], *q[4];  // past the last row: the last one again, not stored
-            for (int k = 0; k < kTall; ++k) p[k] = m.row(std::min(i0 + k, R - 1));
-            for (int k = 0; k < 4; ++k) q[k] = m.row(std::min(j0 + k, R - 1));
-            ahead.step();
-            Vec sums[kTall][4] = {};
-            for (int64_t d = 0; d < m.width; d += kLanes) {
-                Vec b[4];
+// The dot products of rows i0 .. i0 + Rows with rows j0 .. j0 + 4: those below the diagonal, where the first row lies
+// Lead below row j0 (4: all are below).
+template <int Rows, int Lead>
+inline __attribute__((always_inline)) void dot_tile(const float* const* rows, int64_t width, int64_t i0, int64_t j0,
+                                                    float* out) {
+    const float *const *p = rows + i0, *const *q = rows + j0;
+    Vec sums[Rows][4] = {};
+    for (int64_t d = 0; d < width; d += kLanes) {
+        Vec b[4];
 #pragma GCC unroll 4
-                for (int k = 0; k < 4; ++k) b[k] = load(q[k] + d), keep(b[k]);
+        for (int j = 0; j < 4; ++j) b[j] = load(q[j] + d), keep(b[j]);
 #pragma GCC unroll 4
-                for (int i = 0; i < kTall; ++i) {
-                    Vec a = load(p[i] + d);
-                    keep(a);
+        for (int i = 0; i < Rows; ++i) {
+            Vec a = load(p[i] + d);
+            keep(a);
 #pragma GCC unroll 4
-                    for (int j = 0; j < 4; ++j) sums[i][j] += a * b[j];
-                }
-            }
-#pragma GCC unroll 4
-            for (int i = 0; i < kTall; ++i) {
-                const int64_t row = i0 + i;
-                float* to = out + row * (row - 1) / 2 + j0;
-                float four[4];
-                const bool whole = row < R && j0 + 4 <= row;
-                store_sums(whole ? to : four, sums[i][0], sums[i][1], sums[i][2], sums[i][3]);
-                if (!whole && row < R)
-                    for (int64_t j = 0; j0 + j < row; ++j) to[j] = four[j];
-            }
+            for (int j = 0; j < 4; ++j)
+                if (j < Lead + i) sums[i][j] += a * b[j];
         }
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < Rows; ++i) {
+        const int64_t row = i0 + i;
+        float* to = out + row * (row - 1) / 2 + j0;
+        float four[4];
+        const bool whole = Lead + i >= 4;
+        store_sums(whole ? to : four, sums[i][0], sums[i][1], sums[i][2], sums[i][3]);
+        for (int j = 0; !whole && j < Lead + i; ++j) to[j] = four[j];
+    }
+}
+
+template <int Rows>
+void dot_rows(const float* const* rows, int64_t width, int64_t i0, float* out, Ahead& ahead) {
+    int64_t j0 = 0;
+    for (; j0 + 4 <= i0; j0 += 4) {
+        ahead.step();
+        dot_tile<Rows, 4>(rows, width, i0, j0, out);
+    }
+    ahead.step();
+    if (kTall == 2 && i0 - j0 == 2)
+        dot_tile<Rows, 2>(rows, width, i0, j0, out);
+    else
+        dot_tile<Rows, 0>(rows, width, i0, j0, out);
+}
+
+// [n - 1] is dot_rows<n>: the number of accumulators must be known when compiling, or they live in memory.
+template <size_t... N>
+constexpr auto make_dot_rows(std::index_sequence<N...>) {
+    return std::array{&dot_rows<static_cast<int>(N) + 1>...};
+}
+
+// out[i (i - 1) / 2 + j] = row i . row j, for j < i. rows: R addresses, and the last one three times more.
+void lower_triangle(const float* const* rows, int64_t R, int64_t width, float* out, Ahead& ahead) {
+    constexpr auto kDotRows = make_dot_rows(std::make_index_sequence<kTall>());
+    for (int64_t i0 = 0; i0 < R; i0 += kTall)
+        kDotRows[std::min<int64_t>(kTall, R - i0) - 1](rows, width, i0, out, ahead);
 }
 int64_t forward_steps(int64_t R) { return (R / kTall + 1) * (R / 4 + 1) / 2 + 1; }
 
 // What the gradient of one sample needs and makes.
 struct Backward {
     Matrix m;
-    int64_t R;
-    const float* weights;  // [R, R]: the triangle of dout and its mirror image, zeros between them
+    int64_t R, stride;
+    const float* weights;  // [R, stride]: the triangle of dout and its mirror image, zeros between them
     const float* direct;   // [width]: the part of dout that the dense vector passed straight on
     float *ddense, *dsparse;
     float* row(int64_t i) const { return i ? dsparse + (i - 1) * m.width : ddense; }
@@ -110,7 +133,7 @@ void gradient_tile(const Backward& s, int64_t first, int64_t d) {
         for (int w = 0; w < Wide; ++w) sums[0][w] = load(s.direct + d + w * kLanes);
     const float *from = s.m.dense + d, *next = s.m.sparse + d;
     const float* weights = s.weights + first;  // weights is symmetric: [j, i] lie side by side for the tile's rows i
-    for (int64_t j = 0; j < s.R; ++j, weights += s.R, from = next, next += s.m.width) {
+    for (int64_t j = 0; j < s.R; ++j, weights += s.stride, from = next, next += s.m.width) {
         Vec x[Wide];
 #pragma GCC unroll 2
         for (int w = 0; w < Wide; ++w) x[w] = load(from + w * kLanes), keep(x[w]);
@@ -151,13 +174,29 @@ void gradient(const Backward& s, Ahead& ahead) {
 }
 int64_t backward_steps(int64_t R, int64_t width) { return (R + kRows - 1) / kRows * (width / (kWide * kLanes) + 1); }
 
-// weights[i, j] = weights[j, i] = triangle[i (i - 1) / 2 + j]; the diagonal stays zero.
-void mirror(const float* triangle, int64_t R, float* weights) {
-    for (int64_t i = 1; i < R; triangle += i++) {
-        std::copy(triangle, triangle + i, weights + i * R);
-        float* column = weights + i;
-        for (int64_t j = 0; j < i; ++j) column[j * R] = triangle[j];
-    }
+// weights[i, j] = weights[j, i] = triangle[i (i - 1) / 2 + j], the diagonal 0; [rows, rows], a multiple of kLanes. In
+// squares of registers: element by element it would take half the time of a sample of short rows.
+void mirror(const float* triangle, int64_t rows, float* weights) {
+    for (int64_t i0 = 0; i0 < rows; i0 += kLanes)
+        for (int64_t j0 = 0; j0 <= i0; j0 += kLanes) {
+            Vec square[kLanes], mirrored[kLanes];
+#pragma GCC unroll 16
+            for (int k = 0; k < kLanes; ++k) {
+                const int64_t i = i0 + k;
+                square[k] = load(triangle + i * (i - 1) / 2 + j0);
+                if (i0 == j0) square[k] = first_lanes(square[k], k);
+                mirrored[k] = square[k];
+            }
+            transpose(mirrored);
+#pragma GCC unroll 16
+            for (int k = 0; k < kLanes; ++k) {
+                if (i0 == j0)
+                    square[k] += mirrored[k];
+                else
+                    store(weights + (j0 + k) * rows + i0, mirrored[k]);
+                store(weights + (i0 + k) * rows + j0, square[k]);
+            }
+        }
 }
 
 template <class E>
@@ -186,40 +225,39 @@ template <class E>
 void fwd(const E* dense, const E* sparse, E* out, int64_t B, int64_t T, int64_t D) {
     const int64_t R = T + 1, pairs = R * T / 2;
     parallel_shares(B, 1, [&](int64_t first, int64_t last) {
-        std::vector<float> rows(R * padded(D)), triangle(pairs);
+        std::vector<float> floats(R * padded(D)), triangle(pairs);
+        std::vector<const float*> rows(R + 3);
         for (int64_t b = first; b < last; ++b) {
             E* to = out + b * (D + pairs);
             std::copy(dense + b * D, dense + (b + 1) * D, to);
-            const Matrix m = matrix(dense + b * D, sparse + b * T * D, T, D, rows);
+            const Matrix m = matrix(dense + b * D, sparse + b * T * D, T, D, floats);
+            for (int64_t i = 0; i < R + 3; ++i) rows[i] = m.row(std::min(i, R - 1));
             Ahead ahead(sparse + (b + 1) * T * D, b + 1 < last ? T * D * sizeof(E) : 0, forward_steps(R));
-            if constexpr (std::is_same_v<E, float>) {
-                lower_triangle(m, R, to + D, ahead);
-            } else {
-                lower_triangle(m, R, triangle.data(), ahead);
-                from_floats(triangle.data(), pairs, to + D);
-            }
+            float* products = triangle.data();
+            if constexpr (std::is_same_v<E, float>) products = to + D;
+            lower_triangle(rows.data(), R, m.width, products, ahead);
+            if constexpr (!std::is_same_v<E, float>) from_floats(products, pairs, to + D);
         }
     });
 }
 
 template <class E>
 void bwd(const E* dense, const E* sparse, const E* dout, E* ddense, E* dsparse, int64_t B, int64_t T, int64_t D) {
-    const int64_t R = T + 1, pairs = R * T / 2, width = padded(D);
+    const int64_t R = T + 1, pairs = R * T / 2, width = padded(D), stride = padded(R);
     bool streaming = false;
     if constexpr (std::is_same_v<E, float>)
         streaming = worth_streaming(dsparse, B * T, D) && worth_streaming(ddense, B * T, D);
     parallel_shares(B, 1, [&](int64_t first, int64_t last) {
-        std::vector<float> rows(R * width), grads(R * width), weights(R * R), upstream(pairs), direct(width);
+        std::vector<float> rows(R * width), grads(R * width), weights(stride * stride), direct(width);
+        std::vector<float> triangle(stride * (stride - 1) / 2 + kLanes);  // of `stride` rows, zeros from row R on
         for (int64_t b = first; b < last; ++b) {
             const E* g = dout + b * (D + pairs);
+            if (b + 1 < last) prefetch(g + D + pairs, D + pairs);
             to_floats(g, D, direct.data());
-            if constexpr (std::is_same_v<E, float>) {
-                mirror(g + D, R, weights.data());
-            } else {
-                to_floats(g + D, pairs, upstream.data());
-                mirror(upstream.data(), R, weights.data());
-            }
-            Backward s{matrix(dense + b * D, sparse + b * T * D, T, D, rows), R, weights.data(), direct.data(), {}, {}};
+            to_floats(g + D, pairs, triangle.data());
+            mirror(triangle.data(), stride, weights.data());
+            const Matrix m = matrix(dense + b * D, sparse + b * T * D, T, D, rows);
+            Backward s{m, R, stride, weights.data(), direct.data(), {}, {}};
             Ahead ahead(sparse + (b + 1) * T * D, b + 1 < last ? T * D * sizeof(E) : 0, backward_steps(R, width));
             E *to_dense = ddense + b * D, *to_sparse = dsparse + b * T * D;
             if constexpr (std::is_same_v<E, float>)

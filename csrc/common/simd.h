@@ -2,6 +2,7 @@
 #pragma once
 #include <cstdint>
 #include <cstring>
+#include <utility>
 
 #ifdef __SSE2__
 #include <immintrin.h>
@@ -14,7 +15,8 @@ constexpr int kLanes = 8;
 #else
 constexpr int kLanes = 4;
 #endif
-constexpr int kLineFloats = 16;  // floats in a cache line of 64 bytes
+constexpr int64_t kLine = 64;  // bytes in a cache line
+constexpr int64_t kLineFloats = kLine / 4;
 
 typedef float Vec __attribute__((vector_size(kLanes * sizeof(float))));
 
@@ -23,6 +25,14 @@ inline Vec load(const float* from) {
     Vec v;
     std::memcpy(&v, from, sizeof(v));
     return v;
+}
+// The first `count` lanes of v, 0 in the others.
+inline Vec first_lanes(Vec v, int count) {
+    typedef int Lanes __attribute__((vector_size(sizeof(Vec))));
+    Lanes lane;
+#pragma GCC unroll 16
+    for (int i = 0; i < kLanes; ++i) lane[i] = i;
+    return lane < count ? v : Vec{};
 }
 inline void store(float* to, Vec v) { std::memcpy(to, &v, sizeof(v)); }
 
@@ -63,6 +73,31 @@ inline void store_sums(float* to, Vec a, Vec b, Vec c, Vec d) {
 #endif
 }
 
+// Interleaves the lanes of two registers: a0 b0 a1 b1 ..., the first half and the second half of that.
+template <size_t... I>
+inline void interleave(Vec& a, Vec& b, std::index_sequence<I...>) {
+    typedef int Places __attribute__((vector_size(kLanes * sizeof(int))));
+    constexpr int kHalf = kLanes / 2;
+    constexpr Places kFirst = {(I / 2 + I % 2 * kLanes)...}, kSecond = {(kHalf + I / 2 + I % 2 * kLanes)...};
+    const Vec first = __builtin_shuffle(a, b, kFirst);
+    b = __builtin_shuffle(a, b, kSecond);
+    a = first;
+}
+
+// rows[i][j] <-> rows[j][i], by log2(kLanes) perfect shuffles of the whole square.
+inline void transpose(Vec (&rows)[kLanes]) {
+    for (int stage = 1; stage < kLanes; stage *= 2) {
+        Vec next[kLanes];
+#pragma GCC unroll 8
+        for (int i = 0; i < kLanes / 2; ++i) {
+            next[2 * i] = rows[i], next[2 * i + 1] = rows[i + kLanes / 2];
+            interleave(next[2 * i], next[2 * i + 1], std::make_index_sequence<kLanes>());
+        }
+#pragma GCC unroll 16
+        for (int i = 0; i < kLanes; ++i) rows[i] = next[i];
+    }
+}
+
 // Past the caches, for output that they couldn't hold anyway: saves reading the lines first. `to` must be aligned to
 // the register; stream_end() before another thread reads.
 inline void stream(float* to, Vec v) {
@@ -91,6 +126,7 @@ inline bool worth_streaming(const float* to, int64_t rows, int64_t D) {
 }
 
 // Asks for every cache line of [from, from + count).
-inline void prefetch(const float* from, int64_t count) {
-    for (int64_t i = 0; i < count; i += kLineFloats) __builtin_prefetch(from + i);
+template <class E>
+inline void prefetch(const E* from, int64_t count) {
+    for (int64_t i = 0; i < count; i += kLine / static_cast<int64_t>(sizeof(E))) __builtin_prefetch(from + i);
 }
