@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+KINDS := asan ubsan race
 SOURCES := $(wildcard $(addprefix csrc/,$(addprefix *.,cpp h cu cuh) $(addprefix */*.,cpp h cu cuh)))
 
 .PHONY: demo test emulate lint format bench clean
@@ -14,10 +15,8 @@ test: $(READY)  ## everything that needs no GPU; Triton's kernels run in its int
 	TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/ops tests/loop -k triton
 	$(MAKE) emulate
 
-emulate: $(READY)  ## the CUDA kernels on the host, under each sanitizer, in processes of their own
-	$(BIN)/python tests/emulated.py asan
-	$(BIN)/python tests/emulated.py ubsan
-	$(BIN)/python tests/emulated.py race
+emulate: $(READY)  ## the CUDA kernels on the host; make emulate KINDS=race ARGS='-k "cuda and sgd" -x'
+	for kind in $(KINDS); do $(BIN)/python tests/emulated.py $$kind $(ARGS) || exit 1; done
 
 lint: $(READY)
 	$(BIN)/ruff check .
