@@ -77,14 +77,15 @@ __global__ void __launch_bounds__(kForwardThreads)
     out += b * (D + shape.pairs());
     for (int d = threadIdx.x; d < D; d += blockDim.x) out[d] = dense[d];
     const int tall = (R + kForwardTile - 1) / kForwardTile, tiles = tall * (tall + 1) / 2;
+    // Zeros for the rows past the last one, which tiles of four read too; their products aren't stored.
+    for (int k = shape.place(R) + threadIdx.x; k < shape.place(4 * tall - 1) + columns; k += blockDim.x) rows[k] = 0;
     Element* const triangle = staged ? reinterpret_cast<Element*>(rows + shape.place(4 * tall)) : out + D;
 
     for (int t0 = 0; t0 < tiles; t0 += blockDim.x) {
         const int t = t0 + threadIdx.x;
         int i, j;
         tile_of(t < tiles ? t : 0, i, j);
-        // Rows past the last one hold anything; their products aren't stored. Tiles whose numbers differ by less than 8
-        // are read from different banks, thanks to the padding.
+        // Tiles whose numbers differ by less than 8 are read from different banks, thanks to the padding.
         const float *left = rows + shape.place(i * kForwardTile), *right = rows + shape.place(j * kForwardTile);
         float sums[kForwardTile][kForwardTile] = {};
         for (int d0 = 0; d0 < D; d0 += columns) {

@@ -88,8 +88,8 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
 }
 
 // Checks every bag and id before an update writes anything. With keys: writes the row of each occurrence, which the
-// sorted updates sort, and with bag_of its bag. A team takes one bag. Moves (i + 4) N bytes (keys of int64: 4 N more;
-// bag_of: 4 N more), no flops.
+// sorted updates sort, and with bag_of its bag. A team takes one bag; bags that overlap are an error, and what they
+// leave isn't used. Moves (i + 4) N bytes (keys of int64: 4 N more; bag_of: 4 N more), no flops.
 __global__ void __launch_bounds__(kThreads, kBlocks)
     embedding_bag_keys_kernel(Bags bags, void* keys, bool keys_64, int32_t* bag_of, int team) {
     const int64_t number = int64_t{blockIdx.x} * (kThreads / team) + threadIdx.x / team;
@@ -98,11 +98,11 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
         const int64_t row = bags.row(bag, number, k), n = bag.start + k;
         if (!keys) continue;
         if (keys_64) {
-            static_cast<int64_t*>(keys)[n] = row;
+            store_relaxed(static_cast<int64_t*>(keys) + n, row);
         } else {
-            static_cast<int32_t*>(keys)[n] = static_cast<int32_t>(row);
+            store_relaxed(static_cast<int32_t*>(keys) + n, static_cast<int32_t>(row));
         }
-        if (bag_of) bag_of[n] = static_cast<int32_t>(number);
+        if (bag_of) store_relaxed(bag_of + n, static_cast<int32_t>(number));
     }
 }
 

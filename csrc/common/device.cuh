@@ -40,6 +40,16 @@ __device__ __forceinline__ void store(Element* to, const Pack<Element, width>& p
     *reinterpret_cast<Pack<Element, width>*>(to) = pack;
 }
 
+// A store that may meet others of the same place, of which any may last: a relaxed atomic one.
+template <class Value>
+__device__ __forceinline__ void store_relaxed(Value* to, Value value) {
+#ifdef __CUDACC__
+    *static_cast<volatile Value*>(to) = value;
+#else
+    atomicExch(to, value);
+#endif
+}
+
 // The most elements that one instruction moves: 16 bytes.
 template <class Element>
 constexpr int kWidest = 16 / sizeof(Element);
