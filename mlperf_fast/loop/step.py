@@ -34,7 +34,8 @@ class TrainStep:
     """`step(batch)` trains on one batch; `count` is the number of steps taken.
 
     The optimizer is one of `optim/`: `begin(step)` puts this step's learning rate on the device, `gradients()` lists
-    what the loss scaler must look at, `apply(found_inf)` updates unless `found_inf` (a device tensor) is set.
+    what the loss scaler must look at, `apply(found_inf)` updates unless `found_inf` (a device tensor) is set. One with
+    `exchange(loss_scale)` averages the gradients over the ranks itself.
     """
 
     def __init__(
@@ -71,7 +72,7 @@ class TrainStep:
         with self.autocast():
             loss = self.loss(self.model, batch)
         (loss * self.scaler.scale if self.scaler else loss).backward()
-        average_gradients(self.ranks, self._parameters)
+        self._exchange()
         if self.scaler:
             self.scaler.unscale_(self.optimizer.gradients(), self.found_inf)
             reduce_max(self.ranks, self.found_inf)
@@ -79,6 +80,14 @@ class TrainStep:
         for parameter in self._parameters:
             parameter.grad = None
         self.loss_sum += loss.detach()
+
+    def _exchange(self) -> None:
+        """Each gradient becomes its mean over the ranks; an optimizer that shards its work takes its share of it."""
+        exchange = getattr(self.optimizer, "exchange", None)
+        if exchange:
+            exchange(self.scaler.scale if self.scaler else None)
+        else:
+            average_gradients(self.ranks, self._parameters)
 
     def warm_up(self, batch: Any, steps: int = 2) -> None:
         """Runs the whole step on a made-up batch, so that compiling and allocating happen before the clock starts.

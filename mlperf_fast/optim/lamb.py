@@ -33,6 +33,8 @@ class Rules:
                   reference  all that aren't excluded, whatever weight_decay is
                   apex       those with a weight decay other than 0 (FusedLAMB): weight_decay=0 makes LAMB an Adam
                   nvlamb     all (FusedLAMB with use_nvlamb)
+    parts         how many tensors of the reference a parameter stands for, stacked in its first dimension: each has
+                  norms of its own, so that a fused query-key-value weight (3) is updated as three weights are
     max_grad_norm infinity: no clipping
 
     The BERT reference: excluded=excluded_by_reference. RNN-T's reference, which is apex with one group for all tensors:
@@ -47,13 +49,14 @@ class Rules:
         weight_decay: float = 0.01,
         excluded: ByName = none,
         adaptation: str = "reference",
+        parts: Callable[[str], int] = lambda name: 1,
         max_grad_norm: float = 1.0,
         grad_averaging: bool = True,
         bias_correction: bool = True,
     ) -> None:
         if adaptation not in ADAPTATIONS:
             raise UserError(f"LAMB: adaptation is {adaptation!r}, expected one of {', '.join(ADAPTATIONS)}")
-        self.weight_decay, self.excluded, self.adaptation = weight_decay, excluded, adaptation
+        self.weight_decay, self.excluded, self.adaptation, self._parts = weight_decay, excluded, adaptation, parts
         self.numbers: dict[str, Any] = {"betas": betas, "eps": eps, "bias_correction": bias_correction}
         self.gradient: dict[str, Any] = {"max_grad_norm": max_grad_norm, "grad_averaging": grad_averaging}
 
@@ -68,12 +71,16 @@ class Rules:
         by_rule = {"reference": not self.excluded(name), "apex": self.decay(name) != 0, "nvlamb": True}
         return by_rule[self.adaptation]
 
+    def parts(self, name: str, parameter: Tensor) -> int:
+        parts = self._parts(name)
+        if parts < 1 or (parts > 1 and (parameter.dim() == 0 or parameter.shape[0] % parts)):
+            raise UserError(f"LAMB: {name!r} of shape {list(parameter.shape)} can't be {parts} tensors of equal size")
+        return parts
+
 
 class LAMB(Optimizer):
     """LAMB over parameters that this process holds whole; `schedule(step)` gives the learning rate. See ops/lamb.py.
 
-    parts  how many tensors of the reference a parameter stands for, stacked in its first dimension: each has norms of
-           its own, so that a fused query-key-value weight (3) is updated as three weights are
     rules  as Rules takes them
 
     After `apply`, `grad_norm` is the norm over all gradients before clipping (float64), None without clipping.
@@ -84,8 +91,6 @@ class LAMB(Optimizer):
         parameters: Parameters,
         schedule: Callable[[int], float],
         device: torch.device,
-        *,
-        parts: Callable[[str], int] = lambda name: 1,
         **rules: Any,
     ) -> None:
         self.rules = Rules(**rules)
@@ -96,7 +101,7 @@ class LAMB(Optimizer):
                 ("exp_avgs", "exp_avg_sqs"),
                 weight_decay=[self.rules.decay(name) for name in part],
                 adapted=[self.rules.adapted(name) for name in part],
-                parts=[_checked_parts(name, parameter, parts(name)) for name, parameter in part.items()],
+                parts=[self.rules.parts(name, parameter) for name, parameter in part.items()],
             )
             for _, part in split(parameters)
         ]
@@ -114,12 +119,6 @@ class LAMB(Optimizer):
             lists = {name: _in_parts(values, parts) for name, values in lists.items()}
         lamb_(**lists, lr=self.lr, step=self.step, grad_norm=self.grad_norm, found_inf=found_inf,
               **self.rules.numbers, **self.rules.gradient)  # fmt: skip
-
-
-def _checked_parts(name: str, parameter: Tensor, parts: int) -> int:
-    if parts < 1 or (parts > 1 and (parameter.dim() == 0 or parameter.shape[0] % parts)):
-        raise UserError(f"LAMB: {name!r} of shape {list(parameter.shape)} can't be {parts} tensors of equal size")
-    return parts
 
 
 def _in_parts(values: Any, parts: list[int]) -> list:

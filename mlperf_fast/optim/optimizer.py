@@ -82,7 +82,7 @@ class Optimizer:
     same work each time, and can be captured.
     """
 
-    def __init__(self, groups: Iterable[Group], schedule: Callable[[int], float], device: torch.device) -> None:
+    def __init__(self, groups: Iterable[Any], schedule: Callable[[int], float], device: torch.device) -> None:
         self.groups = list(groups)
         self.schedule = schedule
         self.lr = torch.zeros((), device=device)

@@ -1,9 +1,11 @@
 """Several optimizers as one: parameters with schedules of their own, or an average behind an optimizer."""
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
 
+from mlperf_fast.errors import UserError
 from mlperf_fast.optim.optimizer import load_tensors
 
 
@@ -16,6 +18,20 @@ class Together:
     def begin(self, step: int) -> None:
         for part in self.parts.values():
             part.begin(step)
+
+    @property
+    def exchange(self) -> Callable[[Tensor | None], None] | None:
+        """Of the part that exchanges gradients itself (ShardedLAMB); it must be the only one that has any."""
+        exchanging = [part for part in self.parts.values() if getattr(part, "exchange", None)]
+        if not exchanging:
+            return None
+        others = [part for part in self.parts.values() if part is not exchanging[0] and part.gradients()]
+        if others:
+            raise UserError(
+                f"{type(exchanging[0]).__name__} exchanges the gradients of its own parameters only, but there are "
+                f"those of {type(others[0]).__name__} too; shard all of them or none"
+            )
+        return exchanging[0].exchange
 
     def gradients(self) -> list[Tensor]:
         return [gradient for part in self.parts.values() for gradient in part.gradients()]
