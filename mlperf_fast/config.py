@@ -32,6 +32,7 @@ class RunConfig:
     seed: int | None = None  # None: drawn from the system's entropy, as the rules demand of closed runs
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    cuda_graph: Literal["auto", "on", "off"] = "auto"  # capture the step: where it can be, always or not at all
     backend: str | None = None  # of every op; None: each op's fastest one that is there
     deterministic: bool = False
     threads: int | None = None  # None: torch's choice

@@ -5,6 +5,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
+from mlperf_fast.profiling.ranges import named
+
 Item = TypeVar("Item")
 
 
@@ -42,7 +44,8 @@ class Clock:
         while True:
             asked = time.perf_counter()
             try:
-                batch = next(iterator)
+                with named("data wait"):
+                    batch = next(iterator)
             except StopIteration:
                 return
             finally:

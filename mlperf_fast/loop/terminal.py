@@ -23,6 +23,7 @@ class Outcome:
     samples_per_second: float
     data_wait_share: float
     backends: dict[str, str]
+    step_mode: str  # captured or eager, and why
     result: str  # the log's path
     seed: int
     curve: list[tuple[float, float]] = field(default_factory=list)
@@ -81,6 +82,7 @@ def summary(outcome: Outcome) -> str:
         f"  trained         {outcome.steps:,} steps, {outcome.samples:,} samples",
         f"  speed           {outcome.samples_per_second:,.0f} samples/s, {outcome.data_wait_share:.0%} spent waiting",
         f"  backends        {', '.join(f'{op}: {name}' for op, name in outcome.backends.items())}",
+        f"  step            {outcome.step_mode}",
         f"  result log      {outcome.result}",
     ]
     return "\n".join(lines)

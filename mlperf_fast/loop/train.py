@@ -21,6 +21,7 @@ from mlperf_fast.loop.dist import Ranks, barrier
 from mlperf_fast.loop.step import TrainStep
 from mlperf_fast.loop.terminal import Outcome, Terminal
 from mlperf_fast.ops.backend import choices
+from mlperf_fast.profiling.ranges import named
 from mlperf_fast.submission.runlog import tracked_stats
 from mlperf_fast.workloads.base import Progress, Workload
 
@@ -41,7 +42,7 @@ def train(
     if not resume:
         log.start("init_start")
     model = w.model(cfg, ranks, seed)
-    step = TrainStep(w.loss, model, w.optimizer(cfg, model), ranks, cfg.precision)
+    step = TrainStep(w.loss, model, w.optimizer(cfg, model), ranks, cfg.precision, cfg.cuda_graph)
     step.warm_up(w.synthetic(cfg, ranks))
     curve: list[tuple[float, float]] = []
     if resume:
@@ -56,6 +57,7 @@ def train(
         log.start("run_start")
 
     terminal = Terminal(ranks.is_first, progress.max_steps)
+    tell_mode(step, log, terminal)
     clock = Clock()
     reached, finished = False, False
     first_step = step.count
@@ -92,6 +94,7 @@ def train(
         raise
     finally:
         terminal.close()
+        step.close()
     log.end("run_stop", metadata={"status": "success" if reached else "aborted"})
     steps = step.count - first_step
     return Outcome(
@@ -99,7 +102,8 @@ def train(
         higher_is_better=bench.higher_is_better, reached=reached, quality=curve[-1][1], steps=step.count,
         samples=step.count * cfg.batch_size, run_seconds=clock.elapsed, init_seconds=init_seconds,
         samples_per_second=steps * cfg.batch_size / max(clock.training, 1e-9), data_wait_share=clock.data_wait_share,
-        backends=choices(ranks.device.type), result=str(getattr(log, "path", "")), seed=seed, curve=curve,
+        backends=choices(ranks.device.type), step_mode=step.mode, result=str(getattr(log, "path", "")), seed=seed,
+        curve=curve,
     )  # fmt: skip
 
 
@@ -125,11 +129,19 @@ def block(progress: Progress, step: int) -> dict[str, float]:
     return {"first_epoch_num": start, "epoch_count": progress.epoch_num(last) - start}
 
 
+def tell_mode(step: TrainStep, log: Any, terminal: Terminal) -> None:
+    """Shows and logs whether the step runs as a CUDA graph, and why not; once, and again when a batch changed that."""
+    change = step.mode_change()
+    if change:
+        log.event("step_mode", change)
+        terminal.say(f"step: {change}")
+
+
 def evaluate(w: Workload, cfg: RunConfig, step: TrainStep, log: Any, epoch: float) -> float:
     """The quality at this moment, logged as the rules ask."""
     log.start("eval_start", metadata={"epoch_num": epoch})
     step.model.eval()
-    with step.autocast():
+    with named("evaluate"), step.autocast():
         quality = w.evaluate(cfg, step.ranks, step.model)
     step.model.train()
     log.event("eval_accuracy", quality, metadata={"epoch_num": epoch})
@@ -148,6 +160,7 @@ def report(
             f"the loss became {loss} by step {step.count}: training can't go on. Lower the learning rate, lengthen the "
             "warm-up, or look for NaN in the data; the last checkpoint, if any, is intact"
         )
+    tell_mode(step, log, terminal)
     samples, seconds = steps * cfg.batch_size, clock.lap()
     tracked_stats(
         log, step=progress.epoch_num(step.count), samples=samples, seconds=seconds,

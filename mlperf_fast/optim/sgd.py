@@ -63,6 +63,7 @@ class SGD(Optimizer):
                 table.pooled.grad,
                 self.lr,
                 found_inf=found_inf,
+                errors=table.id_errors,
                 deterministic=self.deterministic,
             )
             table.forget()

@@ -54,6 +54,7 @@ def test_a_run_that_misses_its_target_says_so_and_its_log_is_valid(whole):
     assert values["seed"] == 11
     assert values["train_samples"] == small_dlrm.TRAIN
     assert values["op_backends"]["embedding_bag"] == "cpp"
+    assert values["step_mode"] == "eager: no CUDA device"
     assert keys(whole / "result_0.txt").count("eval_accuracy") == 17, "4 an epoch and one at the end"
     epochs = [record["metadata"]["epoch_num"] for record in log if record["key"] == "eval_accuracy"]
     assert epochs[0] == pytest.approx(1 + 15 * 64 / small_dlrm.TRAIN)

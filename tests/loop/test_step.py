@@ -105,8 +105,8 @@ def an_outcome(**changes) -> Outcome:
     values = {
         "benchmark": "dlrm", "preset": "demo", "metric": "auc", "target": 0.8, "higher_is_better": True,
         "reached": True, "quality": 0.81, "steps": 10, "samples": 100, "run_seconds": 1.5, "init_seconds": 0.2,
-        "samples_per_second": 66.0, "data_wait_share": 0.25, "backends": {"sgd": "cpp"}, "result": "r/result_0.txt",
-        "seed": 1, "curve": [(1.05, 0.6), (1.1, 0.7), (1.15, 0.81)],
+        "samples_per_second": 66.0, "data_wait_share": 0.25, "backends": {"sgd": "cpp"}, "step_mode": "captured",
+        "result": "r/result_0.txt", "seed": 1, "curve": [(1.05, 0.6), (1.1, 0.7), (1.15, 0.81)],
     }  # fmt: skip
     return Outcome(**{**values, **changes})
 
@@ -115,6 +115,7 @@ def test_the_summary_shows_verdict_curve_and_figures():
     text = summary(an_outcome())
     assert "dlrm demo: reached the target  (auc 0.8100 ≥ 0.8000)" in text
     assert "25% spent waiting" in text
+    assert "  step            captured" in text
     bars = [line.count("█") for line in curve_lines(an_outcome())[1:]]
     assert bars == sorted(bars)
     assert bars[0] == 0
