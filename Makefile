@@ -5,7 +5,7 @@ READY := .venv/.ready
 KINDS := asan ubsan race
 SOURCES := $(wildcard $(addprefix csrc/,$(addprefix *.,cpp h cu cuh) $(addprefix */*.,cpp h cu cuh)))
 
-.PHONY: demo test emulate lint format bench clean
+.PHONY: demo test emulate ptxas lint format bench clean
 
 demo: $(READY)  ## train DLRM's demo to its target with the native kernels
 	$(BIN)/mlperf-fast run dlrm --preset demo
@@ -17,6 +17,9 @@ test: $(READY)  ## everything that needs no GPU; Triton's kernels run in its int
 
 emulate: $(READY)  ## the CUDA kernels on the host; make emulate KINDS=race ARGS='-k "cuda and sgd" -x'
 	for kind in $(KINDS); do $(BIN)/python tests/emulated.py $$kind $(ARGS) || exit 1; done
+
+ptxas: $(READY)  ## registers, spills and shared memory of every kernel against its budget; make ptxas UPDATE=1
+	$(BIN)/python tests/budgets.py $(if $(UPDATE),--update)
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -12,6 +12,7 @@
 #include "embedding_bag.h"
 #include "grad_norm.h"
 #include "lamb.h"
+#include "lars.h"
 #include "memory.h"
 #include "roc_auc.h"
 #include "sgd.h"
@@ -50,6 +51,7 @@ PYBIND11_MODULE(MODULE_NAME, m) {
     m.def("lamb", &lamb, Unlocked());
     m.def("lamb_moments", &lamb_moments, Unlocked());
     m.def("lamb_apply", &lamb_apply, Unlocked());
+    m.def("lars", &lars, Unlocked());
     m.def("sgd", &sgd, Unlocked());
     m.def("sgd_momentum", &sgd_momentum, Unlocked());
     m.def("read_tensors", &read_tensors);

@@ -19,7 +19,7 @@ EXAMPLES = """examples:
   mlperf-fast run dlrm                              train the demo on this machine
   mlperf-fast run dlrm --set optimizer.lr=1.0       change a value of the preset
   mlperf-fast prepare dlrm --raw days --out data    convert Criteo's day_N.gz
-  mlperf-fast check runs/dlrm/result_0.txt          is this log valid?
+  mlperf-fast check runs/dlrm/result_0.txt          is this log valid? also for a folder or a whole package
   mlperf-fast rcp results/dgxa100                   do these runs converge as the reference does?
   mlperf-fast score results/dgxa100                 what these runs are worth, in minutes
   mlperf-fast bench sgd                             how fast is it, against what and which limit?
@@ -80,8 +80,8 @@ def parser() -> argparse.ArgumentParser:
         "--resume", type=Path, metavar="DIR", help="go on with the run in DIR from its last checkpoint"
     )
 
-    command = add(commands, "check", check, "check result logs against the official v2.0 rules")
-    command.add_argument("paths", nargs="+", type=Path, metavar="FILE")
+    command = add(commands, "check", check, "is this fit for a v2.0 submission: a log, a folder, a whole package")
+    command.add_argument("paths", nargs="+", metavar="PATH", help="log, system description, or folder at any level")
     command.add_argument("--json", action="store_true", help="machine-readable")
 
     command = add(commands, "rcp", rcp, "do the runs converge as the reference does (reference convergence points)")

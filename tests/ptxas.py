@@ -2,30 +2,33 @@
 
 import re
 import subprocess
-from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import triton
+from budgets import Row
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-ARCHITECTURES = (80, 90, 100)  # A100, H100, B200
 OPTIONS = ("num_warps", "maxnreg", "enable_fp_fusion")
 MAX_SHARED = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}  # bytes a block
 
 
-@dataclass(frozen=True)
-class Usage:
-    """What one program of a compiled kernel takes."""
+def row_of(kernel, case: str, arguments: dict, architecture: int) -> Row:
+    """Compiles one case. `arguments` may name more than the kernel takes.
 
-    registers: int  # a thread
-    spilled: int  # bytes of stack a thread; Triton keeps no local arrays, so all of it is spilled registers
-    shared: int  # bytes a block
+    Triton keeps no local arrays: all of its stack is spilled registers.
+    """
+    takes = {*kernel.arg_names, *OPTIONS}
+    registers, stack, shared = usage(kernel, {n: v for n, v in arguments.items() if n in takes}, architecture)
+    compiler = f"triton {triton.__version__}"
+    return Row(kernel.__name__.strip("_"), case, architecture, compiler, registers, stack, stack, shared)
 
 
-def usage(kernel, arguments: dict, architecture: int) -> Usage:
-    """`arguments`, by name: a type such as "*fp32" or "i32" (":16" behind it: divisible by 16; pointers are), or
+def usage(kernel, arguments: dict, architecture: int) -> tuple[int, int, int]:
+    """Registers and bytes of stack a thread, bytes of shared memory a block.
+
+    `arguments`, by name: a type such as "*fp32" or "i32" (":16" behind it: divisible by 16; pointers are), or
     a value, which is compiled in (None: an argument that is absent). Options stand among them, as in a launch.
     """
     arguments = dict(arguments)
@@ -40,7 +43,7 @@ def usage(kernel, arguments: dict, architecture: int) -> Usage:
     source = ASTSource(kernel, {n: signature[n] for n in kernel.arg_names}, constants, divisible)
     compiled = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=options)
     registers, stack = _resources(compiled.asm["cubin"])
-    return Usage(registers, stack, compiled.metadata.shared)
+    return registers, stack, compiled.metadata.shared
 
 
 def _resources(cubin: bytes) -> tuple[int, int]:

@@ -5,11 +5,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mlperf_fast import _C
 from mlperf_fast.ops.backend import Applies, Op, define, resolve
-from mlperf_fast.ops.checks import address, check_number
-from mlperf_fast.ops.lists import read_matching
-from mlperf_fast.ops.updates import check_stored, check_update, update, write
+from mlperf_fast.ops.checks import check_number
+from mlperf_fast.ops.updates import call_native, check_update, update, write
 
 # 1. The truth ---------------------------------------------------------------------------------------------------
 
@@ -53,22 +51,10 @@ def adam_ref_(
 ADAM = Op("adam", {"cpp": Applies(("cpu",), (torch.float32,)), "ref": Applies()})
 
 
-def _adam(
-    params, grads, exp_avgs, exp_avg_sqs, copies, lr, step, grad_scale, found_inf, beta1, beta2, eps, weight_decay,
-    decoupled, backend,
-):  # fmt: skip
-    lists = {"params": params, "grads": grads, "exp_avgs": exp_avgs, "exp_avg_sqs": exp_avg_sqs}
-    p, g, m, v, *rounded = read_matching("adam_", backend, lists | ({"copies": copies} if copies else {}))
-    for name in ("exp_avgs", "exp_avg_sqs"):
-        check_stored("adam_", name, lists[name], (torch.float32,))
-    types = check_stored("adam_", "grads", grads), check_stored("adam_", "copies", copies)
-    torch.autograd.graph.increment_version(params)
-    torch.autograd.graph.increment_version(copies)
-    _C.adam(
-        p.table, g.table, m.table, v.table, rounded[0].table if copies else 0, p.sizes.buffer_info()[0], len(params),
-        *types, lr.data_ptr(), step.data_ptr(), address(grad_scale), address(found_inf), beta1, beta2, eps,
-        weight_decay, decoupled,
-    )  # fmt: skip
+def _adam(params, grads, exp_avgs, exp_avg_sqs, copies, *arguments):
+    lists = {"params": params, "grads": grads, "exp_avgs": exp_avgs, "exp_avg_sqs": exp_avg_sqs, "copies": copies}
+    *rest, backend = arguments
+    call_native("adam_", backend, lists, ("grads", "copies"), *rest)
 
 
 # 3. Registration. No gradient: an update is not differentiated ---------------------------------------------------

@@ -5,11 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mlperf_fast import _C
 from mlperf_fast.ops.backend import Applies, Op, define, resolve
-from mlperf_fast.ops.checks import address
-from mlperf_fast.ops.lists import read_matching
-from mlperf_fast.ops.updates import check_stored, check_update, update, write
+from mlperf_fast.ops.updates import call_native, check_update, update, write
 
 # 1. The truth ---------------------------------------------------------------------------------------------------
 
@@ -26,10 +23,7 @@ EMA = Op("ema", {"cpp": Applies(("cpu",), (torch.float32,)), "ref": Applies()})
 
 
 def _ema(averages, params, decay, found_inf, backend):
-    a, w = read_matching("ema_", backend, {"averages": averages, "params": params})
-    stored = check_stored("ema_", "params", params)
-    torch.autograd.graph.increment_version(averages)
-    _C.ema(a.table, w.table, a.sizes.buffer_info()[0], len(averages), stored, decay.data_ptr(), address(found_inf))
+    call_native("ema_", backend, {"averages": averages, "params": params}, ("params",), decay, found_inf)
 
 
 # 3. Registration. No gradient: an update is not differentiated ---------------------------------------------------

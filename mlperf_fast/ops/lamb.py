@@ -11,7 +11,7 @@ from mlperf_fast.errors import UserError
 from mlperf_fast.ops.backend import Applies, Op, define, resolve
 from mlperf_fast.ops.checks import address, check, check_contiguous, check_number
 from mlperf_fast.ops.lists import read_matching
-from mlperf_fast.ops.updates import check_stored, check_update, update, write
+from mlperf_fast.ops.updates import check_stored, check_update, each, update, write
 
 # 1. The truth ---------------------------------------------------------------------------------------------------
 
@@ -281,12 +281,3 @@ def _checked(op: str, lists: dict, scalars: dict, optional: dict, numbers: tuple
     if grad_norm is not None:
         check(op, "grad_norm", grad_norm, grad_norm.shape if grad_norm.numel() == 1 else (), (torch.float64,), like)
     return True
-
-
-def each(op: str, name: str, value, params: Sequence[Tensor]) -> list:
-    """One value for each of params, from one for all or from as many."""
-    if isinstance(value, (bool, int, float)):
-        return [value] * len(params)
-    if len(value) != len(params):
-        raise UserError(f"{op}: {len(value)} values of {name}, expected one or one for each of {len(params)} params")
-    return value if isinstance(value, list) else list(value)

@@ -5,12 +5,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mlperf_fast import _C
 from mlperf_fast.errors import UserError
 from mlperf_fast.ops.backend import Applies, Op, define, resolve
-from mlperf_fast.ops.checks import address, check_number
-from mlperf_fast.ops.lists import read_matching
-from mlperf_fast.ops.updates import check_stored, check_update, update, write
+from mlperf_fast.ops.checks import check_number
+from mlperf_fast.ops.updates import call_native, check_update, update, write
 
 # 1. The truth ---------------------------------------------------------------------------------------------------
 
@@ -49,21 +47,10 @@ def sgd_momentum_ref_(
 SGD_MOMENTUM = Op("sgd_momentum", {"cpp": Applies(("cpu",), (torch.float32,)), "ref": Applies()})
 
 
-def _sgd_momentum(
-    params, grads, momentum_buffers, copies, lr, step, grad_scale, found_inf, momentum, dampening, nesterov,
-    weight_decay, lr_inside, backend,
-):  # fmt: skip
-    lists = {"params": params, "grads": grads, "momentum_buffers": momentum_buffers}
-    p, g, b, *rounded = read_matching("sgd_momentum_", backend, lists | ({"copies": copies} if copies else {}))
-    check_stored("sgd_momentum_", "momentum_buffers", momentum_buffers, (torch.float32,))
-    types = check_stored("sgd_momentum_", "grads", grads), check_stored("sgd_momentum_", "copies", copies)
-    torch.autograd.graph.increment_version(params)
-    torch.autograd.graph.increment_version(copies)
-    _C.sgd_momentum(
-        p.table, g.table, b.table, rounded[0].table if copies else 0, p.sizes.buffer_info()[0], len(params), *types,
-        lr.data_ptr(), step.data_ptr(), address(grad_scale), address(found_inf), momentum, dampening, nesterov,
-        weight_decay, lr_inside,
-    )  # fmt: skip
+def _sgd_momentum(params, grads, momentum_buffers, copies, *arguments):
+    lists = {"params": params, "grads": grads, "momentum_buffers": momentum_buffers, "copies": copies}
+    *rest, backend = arguments
+    call_native("sgd_momentum_", backend, lists, ("grads", "copies"), *rest)
 
 
 # 3. Registration. No gradient: an update is not differentiated ---------------------------------------------------

@@ -1,14 +1,17 @@
 """What multi-tensor ops that update tensors in place have in common: their checks, their dispatch, their reference."""
 
+from array import array
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from mlperf_fast import _C, _cuda
 from mlperf_fast.errors import UserError
 from mlperf_fast.ops.backend import traced
-from mlperf_fast.ops.checks import FLOATS, check, check_scalar
-from mlperf_fast.ops.lists import raise_for_odd_one
+from mlperf_fast.ops.checks import FLOATS, address, check, check_scalar
+from mlperf_fast.ops.lists import raise_for_odd_one, read_matching
 
 
 def check_update(
@@ -38,6 +41,50 @@ def check_stored(op: str, name: str, tensors: Sequence[Tensor], dtypes: tuple[to
         return 0
     check(op, f"{name}[0]", tensors[0], tensors[0].shape, dtypes, tensors[0])
     return FLOATS.index(tensors[0].dtype)
+
+
+def each(op: str, name: str, value, params: Sequence[Tensor]) -> list:
+    """One value for each of params, from one for all or from as many."""
+    if isinstance(value, (bool, int, float)):
+        return [value] * len(params)
+    if len(value) != len(params):
+        raise UserError(f"{op}: {len(value)} values of {name}, expected one or one for each of {len(params)} params")
+    return value if isinstance(value, list) else list(value)
+
+
+def call_native(
+    op: str, backend: str, lists: dict[str, Sequence[Tensor]], mixed: tuple[str, ...], *arguments: Any
+) -> None:
+    """Calls the native function named like the op: csrc/<op>.h has its contract.
+
+    lists      by name, in the function's order; the first one and the copies are written. A list may be absent: ()
+    mixed      those whose tensors may be stored in 16 bits; the others are float32
+    arguments  what follows the lists: tensors, arrays and None are handed over as addresses
+
+    The function gets the lists' addresses, the sizes, the number of tensors, the types of the mixed lists, arguments.
+    """
+    present = {name: tensors for name, tensors in lists.items() if tensors}
+    found = dict(zip(present, read_matching(op, backend, present), strict=True))  # owns the tables until the call ends
+    for name in present.keys() - mixed:
+        check_stored(op, name, lists[name], (torch.float32,))
+    types = [check_stored(op, name, lists[name]) for name in mixed]
+    first = next(iter(present))
+    for written in (first, "copies"):
+        torch.autograd.graph.increment_version(lists.get(written, ()))
+    tables = [found[name].table if name in found else 0 for name in lists]
+    sizes, count = found[first].sizes.buffer_info()[0], len(lists[first])
+    numbers = (*tables, sizes, count, *types, *map(_number, arguments))
+    function = op.removesuffix("_")
+    if backend == "cpp":
+        getattr(_C, function)(*numbers)
+    else:
+        _cuda.call(getattr(_cuda, function), lists[first][0], *numbers)
+
+
+def _number(argument: Any) -> Any:
+    if isinstance(argument, array):
+        return argument.buffer_info()[0]
+    return address(argument) if argument is None or isinstance(argument, Tensor) else argument
 
 
 def update(

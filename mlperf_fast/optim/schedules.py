@@ -1,5 +1,7 @@
 """Learning-rate schedules: plain functions of the step, which counts from 1."""
 
+from collections.abc import Sequence
+
 
 def warmup_hold_poly(step: int, *, base: float, warmup: int, decay_start: int, decay_steps: int, floor: float) -> float:
     """Linear warm-up, a hold, then a quadratic decay: the schedule of the DLRM reference.
@@ -52,3 +54,30 @@ def warmup_hold_exponential(
     else:
         factor = gamma ** (epoch - warmup - hold)
     return max(factor * base, floor)
+
+
+def warmup_then_poly(step: int, *, base: float, warmup: int, total: int, end: float = 1e-4, power: float = 2) -> float:
+    """Linear warm-up from base/warmup, then a polynomial decay from `base` to `end` at `total` steps: ResNet's.
+
+    The decay counts from the end of the warm-up. After `total` steps the rate is `end`.
+    As NVIDIA's submissions have it. The reference counts from 0 and takes one step longer:
+    warmup_then_poly(step - 1, …, total=total + 1), whose first rate is 0.
+    Source: mlcommons/training, image classification, lars_util.py (PolynomialDecayWithWarmup).
+    """
+    if step <= warmup:
+        return base * step / warmup if warmup else base
+    left = max(0.0, 1 - (step - warmup) / (total - warmup))
+    return end + (base - end) * left**power
+
+
+def warmup_then_steps(
+    done: int, *, base: float, warmup: int, factor: float, decays: Sequence[int] = (), decay: float = 0.1
+) -> float:
+    """Linear warm-up from factor·base, then `base`, times `decay` from each step of `decays` on: Mask R-CNN's.
+
+    done  steps before this one: step - 1. Mask R-CNN's reference starts at 1 and so passes the step itself
+    RetinaNet's has no decays. U-Net's, whose warm-up starts at 1e-4, has factor = 1e-4 / base.
+    Sources: mlcommons/training, object detection, WarmupMultiStepLR; single stage detector, warmup().
+    """
+    warmed = done / warmup if done < warmup else 1.0
+    return base * (factor * (1 - warmed) + warmed) * decay ** sum(done >= at for at in decays)

@@ -1,21 +1,46 @@
-"""`mlperf-fast check`: is this result log fit for a submission?
+"""`mlperf-fast check`: is this fit for a submission? For a log, a benchmark's or system's folder, or a whole package.
 
-One file at a time: the records (records.py), the official compliance check (official.py), and our own sanity rules
-below, for what the rules demand and the official check doesn't look at. Checks of many logs together (number of runs,
-seeds, reference convergence points, packages) are functions of the same form, from logs to findings.
+What is applied, each in its own file: the records (records.py), the official compliance check (official.py), our own
+rules on one log (sanity.py), the rules on a benchmark's runs with seeds and convergence (runs.py, rcp.py), system
+descriptions (description.py), the package's tree (layout.py). Every log is read once. Nothing is ever written: the
+official tools leave a scaling.json in the folders that they check.
 """
 
 import json
 import os
-import sys
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from mlperf_fast.submission.logs import read_log
+from mlperf_fast.errors import UserError
+from mlperf_fast.submission import description, folders, layout, runs
+from mlperf_fast.submission.advice import advice
+from mlperf_fast.submission.folders import Folder
+from mlperf_fast.submission.logs import Log, common_benchmark, read_log, read_logs
 from mlperf_fast.submission.records import Finding
 from mlperf_fast.submission.tables import printable
 from mlperf_fast.suite import RULESET
+
+MOST_SHOWN = 10  # findings of one rule on one thing, for a person; --json has all
+_ORDER = {"error": 0, "dropped": 1, "warning": 2}
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The verdict on one thing. kind: log, benchmark, system description, package, or folder (without any log)."""
+
+    path: str
+    kind: str
+    findings: tuple[Finding, ...]
+    benchmark: str | None = None
+    division: str | None = None
+    logs: int = 0
+
+    @property
+    def passes(self) -> bool:
+        """Whether there is no error; warnings, and what a failed run that may fail left behind, don't count."""
+        return all(finding.severity != "error" for finding in self.findings)
 
 
 def check_file(path: str | os.PathLike[str]) -> list[Finding]:
@@ -24,56 +49,123 @@ def check_file(path: str | os.PathLike[str]) -> list[Finding]:
 
 
 def passes(findings: Sequence[Finding]) -> bool:
-    """Whether a log with these findings passes: warnings don't count."""
-    return all(finding.severity != "error" for finding in findings)
+    """Whether a log with these findings passes."""
+    return Report("", "log", tuple(findings)).passes
+
+
+def check(paths: Sequence[str | os.PathLike[str]]) -> list[Report]:
+    """A report on each thing at the paths: the tree, system descriptions, benchmarks, single logs.
+
+    UserError for a path that doesn't exist. Whatever a file or folder holds is a finding.
+    """
+    todo = [_look_at(os.fspath(path)) for path in paths]
+    logs = {log.path: log for log in read_logs([log for one in todo for log in one.all_logs()])}
+    return [report for one in todo for report in one.reports(logs)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Todo:
+    """What a path leads to."""
+
+    done: tuple[Report, ...] = ()
+    descriptions: tuple[str, ...] = ()
+    benchmarks: tuple[Folder, ...] = ()
+    single: tuple[str, ...] = ()
+
+    def all_logs(self) -> list[str]:
+        return [*self.single, *(log for folder in self.benchmarks for log in folder.logs)]
+
+    def reports(self, logs: dict[str, Log]) -> Iterator[Report]:
+        yield from self.done
+        for path in self.descriptions:
+            yield Report(path, "system description", tuple(description.check(path)))
+        for folder in self.benchmarks:
+            yield _benchmark(folder, [logs[path] for path in folder.logs])
+        for path in self.single:
+            log = logs[path]
+            yield Report(path, "log", log.findings, log.benchmark, log.division, 1)
+
+
+def _look_at(path: str) -> _Todo:
+    if not os.path.lexists(path):
+        raise UserError(f"{printable(path)}: no such file")
+    if not os.path.isdir(path):
+        return _Todo(descriptions=(path,)) if path.endswith(".json") else _Todo(single=(path,))
+    if folders.is_package(path):
+        benchmarks, descriptions, findings = layout.check(path)
+        return _Todo((Report(path, "package", tuple(findings)),), tuple(descriptions), tuple(benchmarks))
+    found = list(folders.find(path))
+    benchmarks = [one for one in found if isinstance(one, Folder)]
+    unread = [one for one in found if not isinstance(one, Folder)]
+    findings = [
+        Finding("package/unreadable", None, f"can't be read: {why}", layout.TREE, file=folder) for folder, why in unread
+    ]
+    if not found:
+        message = "no result_*.txt in this folder, nor where a package has them below it"
+        findings = [Finding("package/no-logs", None, message, layout.TREE, file=path)]
+    done = (Report(path, "folder", tuple(findings)),) if findings else ()
+    return _Todo(done, tuple(sorted({b.description for b in benchmarks if b.description})), tuple(benchmarks))
+
+
+def _benchmark(folder: Folder, logs: Sequence[Log]) -> Report:
+    benchmark = common_benchmark(logs)
+    division = next((log.division for log in logs if log.division), None)
+    name = benchmark.log_name if benchmark else None
+    return Report(folder.path, "benchmark", tuple(runs.check(folder, logs)), name, division, len(logs))
 
 
 # --- the command ----------------------------------------------------------------------------------------------------
 
 
 def main(paths: Sequence[str | os.PathLike[str]], as_json: bool = False) -> int:
-    """Prints the findings and a verdict for each file. Exit code: 0 all pass, 1 some don't, 2 wrong usage.
-
-    Wrong usage (no path, no such file, a folder) is said on stderr, and nothing is checked then.
-    """
-    wrong = [f"{printable(path)}: no such file" for path in paths if not os.path.lexists(path)]
-    wrong += [
-        f"{printable(path)}: a folder; name result logs, such as {printable(os.path.join(path, 'result_0.txt'))}"
-        for path in paths
-        if os.path.isdir(path)
-    ]
-    if not paths:
-        wrong = ["expected one result log or more, such as result_0.txt"]
-    if wrong:
-        print("\n".join(wrong), file=sys.stderr)
-        return 2
-    reports = []
-    for path in paths:
-        log = read_log(path)
-        reports.append(
-            {
-                "file": printable(path),
-                "passes": passes(log.findings),
-                "benchmark": log.benchmark,
-                "division": log.division,
-                "findings": [asdict(finding) for finding in log.findings],
-            }
-        )
-        if not as_json:
-            _print_report(reports[-1])
+    """Prints findings and verdicts. Exit code: 0 all pass, 1 some don't. UserError (2) for a path that isn't there."""
+    reports = check(paths)
+    good = sum(report.passes for report in reports)
     if as_json:
-        print(json.dumps({"ruleset": RULESET, "files": reports}, indent=2))
-    return 0 if all(report["passes"] for report in reports) else 1
+        everything = {"ruleset": RULESET, "passes": good == len(reports), "reports": [_plain(one) for one in reports]}
+        print(json.dumps(everything, indent=1))
+    else:
+        for report in reports:
+            print(text(report))
+        if len(reports) > 1:
+            print(f"\n{len(reports)} checked: {good} pass, {len(reports) - good} fail")
+    return 0 if good == len(reports) else 1
 
 
-def _print_report(report: dict[str, Any]) -> None:
-    file, findings = report["file"], report["findings"]
-    for finding in findings:
-        place = file if finding["line"] is None else f"{file}:{finding['line']}"
-        note = "warning: " if finding["severity"] == "warning" else ""
-        print(f"{place} {finding['rule']} {note}{finding['message']} [{finding['source']}]")
-    errors = sum(finding["severity"] == "error" for finding in findings)
-    verdict = f"{'passes' if report['passes'] else 'FAILS'} ruleset {RULESET}"
-    what = " ".join(printable(report[part]) for part in ("division", "benchmark") if report[part])
-    as_what = f" as {what}" if what else ""
-    print(f"{file}: {verdict}{as_what}: {errors} error(s), {len(findings) - errors} warning(s)")
+def _plain(report: Report) -> dict[str, Any]:
+    findings = [
+        {**asdict(finding), "file": printable(finding.file), "advice": advice(finding.rule)}
+        for finding in report.findings
+    ]
+    return {**asdict(report), "path": printable(report.path), "passes": report.passes, "findings": findings}
+
+
+def text(report: Report) -> str:
+    """The findings by rule, errors first, with where the rule is written and what to do; last, the verdict."""
+    groups: dict[tuple[int, str], list[Finding]] = defaultdict(list)
+    for finding in report.findings:
+        groups[_ORDER[finding.severity], finding.rule].append(finding)
+    lines = []
+    for (_, rule), found in sorted(groups.items()):
+        lines += [_line(finding) for finding in found[:MOST_SHOWN]]
+        if len(found) > MOST_SHOWN:
+            lines.append(f"    and {len(found) - MOST_SHOWN:,} more of {rule} (--json has all)")
+        sources = sorted({finding.source for finding in found})
+        lines += [f"    rule: {'; '.join(sources)}", f"    do: {advice(rule)}"]
+    counts = [sum(finding.severity == severity for finding in report.findings) for severity in _ORDER]
+    what = " ".join(printable(part) for part in (report.division, report.benchmark) if part)
+    said = [
+        f"{'passes' if report.passes else 'FAILS'} ruleset {RULESET} as {what or report.kind}",
+        f"{report.logs} logs" if report.kind == "benchmark" else "",
+        f"{counts[0]} error(s)",
+        f"{counts[1]} in runs that may fail" if counts[1] else "",
+        f"{counts[2]} warning(s)",
+    ]
+    lines.append(f"{printable(report.path)}: {', '.join(part for part in said if part)}")
+    return "\n".join(lines)
+
+
+def _line(finding: Finding) -> str:
+    place = printable(finding.file) if finding.line is None else f"{printable(finding.file)}:{finding.line}"
+    note = {"error": "", "dropped": "run that may fail: ", "warning": "warning: "}[finding.severity]
+    return f"{place} {finding.rule} {note}{printable(finding.message)}"

@@ -116,17 +116,17 @@ def text(one: Convergence) -> str:
     head = f"{printable(one.folder)}: {printable(one.division or '?')} {name}"
     if one.benchmark is None or one.batch is None:
         return f"{head}: {'not tested' if one.passes else 'FAILS'}: {one.untested}"
-    digits, verdict = _digits(one.benchmark), one.verdicts[rcp.DEADLINE]
+    verdict = one.verdicts[rcp.DEADLINE]
     epochs = " ".join("none" if e is None else f"{e:,.0f}" if e == int(e) else f"{e:g}" for e in one.epochs)
     lines = [
         f"{head}, batch {one.batch:,g}: {'passes' if one.passes else 'FAILS'}",
         f"{unit(one.benchmark)} of each run: {epochs}",
-        f"mean without {_dropped(one.benchmark)}: {figure(verdict.mean, digits)}",
+        f"mean without {_dropped(one.benchmark)}: {amount(verdict.mean, one.benchmark)}",
         "",
         _curve(one.benchmark, one.points, (one.batch, verdict.mean) if verdict.mean is not None else None),
         "",
     ]
-    lines += [f"{SAID[method]}: {_sentence(one.verdicts[method], digits)}" for method in rcp.METHODS]
+    lines += [f"{SAID[method]}: {sentence(one.verdicts[method], one.benchmark)}" for method in rcp.METHODS]
     if one.verdicts[rcp.TODAY].factor > 1 and one.verdicts[rcp.TODAY].passes:
         lines.append(
             f"today's checkers would multiply the score by {one.verdicts[rcp.TODAY].factor:.4f}, a rule of later rounds"
@@ -139,20 +139,22 @@ def unit(benchmark: Benchmark) -> str:
     return "samples" if benchmark.name == "bert" else "epochs"
 
 
-def _digits(benchmark: Benchmark) -> int:
-    return {"bert": 0, "dlrm": 3}.get(benchmark.name, 2)
+def amount(value: float | None, benchmark: Benchmark) -> str:
+    """So many of them, with the digits that matter."""
+    return figure(value, {"bert": 0, "dlrm": 3}.get(benchmark.name, 2))
 
 
 def _dropped(benchmark: Benchmark) -> str:
     return "the 4 smallest and largest" if benchmark.dropped == 4 else "the smallest and the largest"
 
 
-def _sentence(verdict: rcp.Verdict, digits: int) -> str:
+def sentence(verdict: rcp.Verdict, benchmark: Benchmark) -> str:
+    """A verdict in words: what was asked for, and what follows."""
     point = verdict.point
     if point is None:
         return f"fails: {verdict.said}"
     where = point.name if point.runs is None else f"at batch {point.batch:g}"
-    asked = f"at least {figure(point.least, digits)}; the reference has {figure(point.mean, digits)} {where}"
+    asked = f"at least {amount(point.least, benchmark)}; the reference has {amount(point.mean, benchmark)} {where}"
     if verdict.missing is not None:
         return f"fails: needs a new RCP at batch {verdict.missing:g} ({asked})"
     return f"{'passes' if verdict.passes else 'fails'}: {verdict.said} ({asked})"
@@ -162,7 +164,6 @@ def _curve(
     benchmark: Benchmark, points: dict[str, list[rcp.Point]], submission: tuple[float, float] | None = None
 ) -> str:
     """The reference by batch size, with the submission in its place: figures of both methods, and a drawing."""
-    digits = _digits(benchmark)
     then, now = points[rcp.DEADLINE], points[rcp.TODAY]
     values = [v for p in then for v in (p.least, p.mean)] + ([submission[1]] if submission else [])
     low, high = min(values), max(v for v in values if v < rcp.NEVER / 100)
@@ -177,10 +178,10 @@ def _curve(
     rows = []
     for point, today in zip(then, now, strict=True):
         drawn = strip([(point.least, "["), (point.mean, "o")])
-        rows.append((point.batch, _row(point, today, digits, drawn)))
+        rows.append((point.batch, _row(point, today, benchmark, drawn)))
     if submission:
         drawn = strip([(submission[1], "#")])
-        cells = (f"> {submission[0]:,g}", "", figure(submission[1], digits), "", "", "", "", drawn)
+        cells = (f"> {submission[0]:,g}", "", amount(submission[1], benchmark), "", "", "", "", drawn)
         rows.append((submission[0] + 0.5, cells))
     rows.sort(key=lambda row: row[0])
     columns = (
@@ -196,10 +197,10 @@ def _curve(
     return table(columns, [cells for _, cells in rows], left=0, text_last=True)
 
 
-def _row(point: rcp.Point, today: rcp.Point, digits: int, drawn: str) -> tuple[str, ...]:
+def _row(point: rcp.Point, today: rcp.Point, benchmark: Benchmark, drawn: str) -> tuple[str, ...]:
     return (
-        f"{point.batch:,g}", str(point.runs), figure(point.mean, digits), figure(point.least, digits),
-        "yes" if point.kept else "no", figure(today.least, digits), "yes" if today.kept else "no", drawn,
+        f"{point.batch:,g}", str(point.runs), amount(point.mean, benchmark), amount(point.least, benchmark),
+        "yes" if point.kept else "no", amount(today.least, benchmark), "yes" if today.kept else "no", drawn,
     )  # fmt: skip
 
 

@@ -21,12 +21,14 @@ _DEPTH = 3  # of a benchmark's folder below a package's
 
 @dataclass(frozen=True, slots=True)
 class Folder:
-    """One benchmark of one system, what a score belongs to. description: of the system, if it lies where it should."""
+    """One benchmark of one system, what a score belongs to. description: of the system, if it lies where it should.
+    in_package: whether it lies in results/<system>/."""
 
     path: str
     logs: tuple[str, ...]
     system: str
-    description: str | None
+    description: str | None = None
+    in_package: bool = False
 
 
 def entries(path: str) -> list[os.DirEntry[str]]:
@@ -41,8 +43,8 @@ def benchmark_folder(path: str) -> Folder:
     above = os.path.dirname(os.path.abspath(path))
     system = os.path.basename(above)
     description = os.path.join(os.path.dirname(os.path.dirname(above)), "systems", f"{system}.json")
-    in_package = os.path.basename(os.path.dirname(above)) == "results" and os.path.lexists(description)
-    return Folder(path, logs, system, description if in_package else None)
+    in_package = os.path.basename(os.path.dirname(above)) == "results"
+    return Folder(path, logs, system, description if in_package and os.path.lexists(description) else None, in_package)
 
 
 def find(path: str) -> Iterator[Folder | tuple[str, str]]:

@@ -22,6 +22,18 @@ from mlperf_fast.suite import BENCHMARKS, CLOSED_KEYS, Benchmark
 FEW = 16  # logs; so many are read in this process, since starting others takes longer
 
 
+@dataclass(frozen=True, slots=True)
+class Seed:
+    """A seed and where it was logged; None for a value that is no whole number, or a place that is missing."""
+
+    file: str | None
+    line: str | None
+    value: int | None
+
+    def __str__(self) -> str:
+        return f"seed {self.value} at {self.file}:{self.line}"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Log:
     """What one log says. `None` where it says nothing usable, which then has its finding.
@@ -30,7 +42,7 @@ class Log:
     outcome: the status of run_stop. started, stopped: run_start and run_stop, milliseconds since 1970, the pair that
     the official summarizer takes. converged_at: `epoch_num` of the last evaluation before run_stop, rounded to three
     digits as the official convergence check does. curve: (epoch_num, eval_accuracy) of each evaluation.
-    seeds: (file, line, seed) of each. settings: hyperparameter -> its value as text.
+    settings: hyperparameter -> its value as text.
     """
 
     path: str
@@ -48,7 +60,7 @@ class Log:
     train_samples: float | None = None
     converged_at: float | None = None
     curve: tuple[tuple[float | None, float | dict[str, float | None] | None], ...] = ()
-    seeds: tuple[tuple[Any, Any, Any], ...] = ()
+    seeds: tuple[Seed, ...] = ()
     settings: tuple[tuple[str, str], ...] = ()
 
     @property
@@ -128,7 +140,7 @@ def _read_log(path: str) -> Log:
         curve=tuple(
             (number(r.metadata.get("epoch_num")), _quality(r.value)) for r in records if r.key == "eval_accuracy"
         ),
-        seeds=tuple((r.metadata.get("file"), r.metadata.get("lineno"), r.value) for r in records if r.key == "seed"),
+        seeds=tuple(_seed(record) for record in records if record.key == "seed"),
         settings=_settings(records),
     )
 
@@ -136,6 +148,16 @@ def _read_log(path: str) -> Log:
 def _last_number(records: Sequence[Record], key: str) -> float | None:
     values = [number(record.value) for record in records if record.key == key]
     return values[-1] if values else None
+
+
+def _seed(record: Record) -> Seed:
+    """The value as the official checker's int() takes it."""
+    file, line = record.metadata.get("file"), record.metadata.get("lineno")
+    try:
+        value = int(record.value)
+    except (TypeError, ValueError, OverflowError):
+        value = None
+    return Seed(None if file is None else shown(file, 500), None if line is None else shown(line, 500), value)
 
 
 def _quality(value: Any) -> float | dict[str, float | None] | None:

@@ -31,6 +31,7 @@ from mlperf_fast.loop.step import TrainStep, rng_state, set_rng_state
 from mlperf_fast.optim.adam import Adam
 from mlperf_fast.optim.ema import EMA
 from mlperf_fast.optim.lamb import LAMB
+from mlperf_fast.optim.lars import LARS
 from mlperf_fast.optim.optimizer import Optimizer
 from mlperf_fast.optim.sgd import SGD
 from mlperf_fast.optim.together import Together
@@ -143,6 +144,7 @@ OPTIMIZERS = {
     "SGD with momentum": partial(SGD, momentum=0.9, weight_decay=1e-3),
     "Adam": partial(Adam, weight_decay=1e-3, decoupled=True),
     "LAMB": LAMB,
+    "LARS": LARS,
     "EMA": averaged,
 }
 OF_SEVERAL_PROCESSES = {"ShardedLAMB"}

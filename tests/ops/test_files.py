@@ -18,6 +18,7 @@ ABSENT = {
     ("triton", "adam"): "its GPU kernel is CUDA C++",
     ("triton", "ema"): "its GPU kernel is CUDA C++",
     ("triton", "lamb"): "its GPU kernel is CUDA C++",
+    ("triton", "lars"): "its GPU kernel is CUDA C++",
     ("triton", "sgd_momentum"): "its GPU kernel is CUDA C++",
     ("triton", "roc_auc"): "scores are gathered on the host, once an evaluation; the sort would be torch's anyway",
 }

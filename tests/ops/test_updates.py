@@ -6,7 +6,7 @@ from multi_tensor import calling, copied, random
 from numerics import backends, device, threads
 
 from mlperf_fast.errors import UserError
-from mlperf_fast.ops import adam_, ema_, lamb_, sgd_, sgd_momentum_
+from mlperf_fast.ops import adam_, ema_, lamb_, lars_, sgd_, sgd_momentum_
 from mlperf_fast.ops.lists import Kept
 
 LR_AND_STEP = {"lr": 0.03, "step": 7.0}
@@ -15,6 +15,7 @@ UPDATES = {
     "adam": (adam_, ("params", "grads", "exp_avgs", "exp_avg_sqs", "copies"), LR_AND_STEP),
     "ema": (ema_, ("averages", "params"), {"decay": 0.9}),
     "lamb": (lamb_, ("params", "grads", "exp_avgs", "exp_avg_sqs", "copies"), LR_AND_STEP),
+    "lars": (lars_, ("params", "grads", "momentum_buffers", "copies"), {"lr": 0.03}),
     "sgd": (sgd_, ("params", "grads"), {"lr": 0.03}),
     "sgd_momentum": (sgd_momentum_, ("params", "grads", "momentum_buffers", "copies"), LR_AND_STEP),
 }

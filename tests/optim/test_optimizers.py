@@ -12,6 +12,7 @@ from mlperf_fast.loop.capture_safety import capture_safe
 from mlperf_fast.optim.adam import Adam
 from mlperf_fast.optim.ema import EMA
 from mlperf_fast.optim.lamb import LAMB
+from mlperf_fast.optim.lars import LARS
 from mlperf_fast.optim.sgd import SGD
 from mlperf_fast.optim.together import Together
 
@@ -26,6 +27,7 @@ CASES = {
     "SGD": (SGD, {}, torch.optim.SGD, {}),
     "SGD with Nesterov's momentum": (SGD, NESTEROV, torch.optim.SGD, NESTEROV),
     "SGD with dampening": (SGD, DAMPENING, torch.optim.SGD, DAMPENING),
+    "LARS": (LARS, {"eta": 0.02}, None, None),  # not in torch: test_lars_leaves_out_what_resnets_rules_leave_out
 }
 ALL = pytest.mark.parametrize("case", CASES)
 TORCHS = pytest.mark.parametrize("case", [case for case, (_, _, kind, _) in CASES.items() if kind])
@@ -81,6 +83,30 @@ def train_torch(case, dtype, steps, overflows, weight_decay):
             group["lr"] = schedule(step)
         optimizer.step()
     return [p.detach() for p in params.values()]
+
+
+@pytest.mark.parametrize("lr_inside", [False, True])
+@pytest.mark.parametrize("rule", ["reference", "NVIDIA"])
+def test_lars_leaves_out_what_resnets_rules_leave_out(rule, lr_inside):
+    """Biases have no trust ratio; NVIDIA's rule decays the last layer's (here b's) all the same."""
+    undecayed = {"reference": None, "NVIDIA": lambda name: name == "a.bias"}[rule]
+    decays = {"a.weight": 0.1, "a.bias": 0.0, "b.weight": 0.1, "b.bias": 0.1 if rule == "NVIDIA" else 0.0}
+    params = parameters()
+    options = {"eta": 0.02, "weight_decay": 0.1, "unadapted": is_bias, "undecayed": undecayed, "lr_inside": lr_inside}
+    train(LARS(params.items(), schedule, CPU, **options), params, range(1, 61), overflows=[1, 2, 30])
+    results = []
+    for dtype in (torch.float32, torch.float64):
+        expected = {name: p.detach().to(dtype) for name, p in parameters().items()}
+        buffers = {name: torch.zeros_like(w) for name, w in expected.items()}
+        for step in set(range(1, 61)) - {1, 2, 30}:
+            for i, (name, w) in enumerate(expected.items()):
+                g = wide(1000 * step + i, *w.shape, decades=2).to(dtype)
+                r = 1.0 if is_bias(name) else 0.02 * w.norm() / (g.norm() + decays[name] * w.norm())
+                change = r * (g + decays[name] * w)
+                buffers[name] = 0.9 * buffers[name] + (schedule(step) * change if lr_inside else change)
+                w -= buffers[name] if lr_inside else schedule(step) * buffers[name]
+        results.append(list(expected.values()))
+    compare_lists("LARS", "cpp", [p.detach() for p in params.values()], *results)
 
 
 def same(tensors, others):

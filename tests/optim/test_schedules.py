@@ -2,7 +2,7 @@
 
 import pytest
 
-from mlperf_fast.optim.schedules import warmup_hold_exponential, warmup_poly
+from mlperf_fast.optim.schedules import warmup_hold_exponential, warmup_poly, warmup_then_poly, warmup_then_steps
 
 
 def test_bert_without_warm_up_decays_from_the_first_step():
@@ -45,3 +45,44 @@ def test_rnnt_by_the_reference_s_formula():
     assert rate[51] == rate[60] == pytest.approx(0.0035), "epoch 6"
     assert rate[61] == pytest.approx(0.00175)
     assert rate[199] == 1e-5
+
+
+def test_resnet_as_nvidia_has_it():
+    """Batch 3264: two epochs of warm-up, 37 in all, 393 steps each."""
+    numbers = {"base": 10.5, "warmup": 786, "total": 14541}
+    rate = {step: warmup_then_poly(step, **numbers) for step in (1, 786, 787, 7663, 14541, 15000)}
+    assert rate[1] == pytest.approx(10.5 / 786)
+    assert rate[786] == 10.5
+    assert rate[787] == pytest.approx(1e-4 + (10.5 - 1e-4) * (1 - 1 / 13755) ** 2)
+    assert rate[7663] == pytest.approx(1e-4 + (10.5 - 1e-4) * (1 - 6877 / 13755) ** 2)
+    assert rate[14541] == rate[15000] == 1e-4
+
+
+def test_resnet_as_the_reference_has_it():
+    """Its step t counts from 0: the first rate is 0, and the decay has T - W + 1 steps."""
+    base, W, T, end = 7.4, 5, 20, 1e-4
+    for t in range(21):
+        expected = base * t / W if t <= W else end + (base - end) * (1 - (t - W) / (T - W + 1)) ** 2
+        assert warmup_then_poly(t, base=base, warmup=W, total=T + 1) == pytest.approx(expected)
+
+
+def test_resnet_without_warm_up():
+    assert warmup_then_poly(1, base=1.0, warmup=0, total=10, end=0.0) == pytest.approx(0.81)
+
+
+def test_mask_rcnn_warms_up_from_a_third_and_decays_twice():
+    numbers = {"base": 0.02, "warmup": 500, "factor": 1 / 3, "decays": (60000, 80000)}
+    rate = {it: warmup_then_steps(it, **numbers) for it in (0, 250, 500, 59999, 60000, 79999, 80000)}
+    assert list(rate.values()) == pytest.approx([0.02 / 3, 0.02 * 2 / 3, 0.02, 0.02, 0.002, 0.002, 0.0002])
+
+
+def test_retinanet_warms_up_and_stays():
+    rates = [warmup_then_steps(i, base=1e-4, warmup=4571, factor=1e-3) for i in (0, 2285, 4571, 99999)]
+    assert rates == pytest.approx([1e-7, 1e-4 * (1e-3 * (1 - 2285 / 4571) + 2285 / 4571), 1e-4, 1e-4])
+
+
+def test_unet3d_warms_up_from_1e_4():
+    """lr = 1e-4 + (base - 1e-4) e / W."""
+    for e in (1, 100, 200, 300):
+        rate = warmup_then_steps(e, base=0.8, warmup=200, factor=1e-4 / 0.8)
+        assert rate == pytest.approx(1e-4 + (0.8 - 1e-4) * min(e, 200) / 200)

@@ -2,13 +2,16 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from result_logs import change, changed, line_of, moved, official_verdict, twice, two_on_a_line, without
 
 from mlperf_fast.submission import check
+from mlperf_fast.submission.advice import ADVICE, advice
 from mlperf_fast.submission.check import check_file, passes
 from mlperf_fast.suite import BENCHMARKS
 
@@ -144,54 +147,69 @@ def test_the_command(tmp_path, demo, capsys):
     good.write_bytes(b"\n".join(demo) + b"\n")
     bad.write_bytes(b"\n".join(without("run_stop")(twice("seed")(demo))) + b"\n")
     assert check.main([good]) == 0
-    assert capsys.readouterr().out == f"{good}: passes ruleset 2.0.0 as open dlrm: 0 error(s), 0 warning(s)\n"
+    assert capsys.readouterr().out == f"{good}: passes ruleset 2.0.0 as open dlrm, 0 error(s), 0 warning(s)\n"
     assert check.main([good, bad]) == 1
     out = capsys.readouterr().out.splitlines()
     assert out[0].startswith(f"{good}: passes")
-    assert out[1].startswith(f"{bad} compliance/run_stop expected exactly one record of run_stop, found 0 [mlperf-log")
-    assert out[2].startswith(f"{bad}:{line_of(demo, 'seed') + 2} sanity/seeds warning: 2 records of seed;")
-    assert out[3] == f"{bad}: FAILS ruleset 2.0.0 as open dlrm: 1 error(s), 1 warning(s)"
+    assert out[1] == f"{bad} compliance/run_stop expected exactly one record of run_stop, found 0"
+    assert out[2] == "    rule: mlperf-logging training_2.0.0/common.yaml"
+    assert out[3].startswith("    do: ")
+    assert out[4].startswith(f"{bad}:{line_of(demo, 'seed') + 2} sanity/seeds warning: 2 records of seed;")
+    assert out[7] == f"{bad}: FAILS ruleset 2.0.0 as open dlrm, 1 error(s), 1 warning(s)"
+    assert out[-1] == "2 checked: 1 pass, 1 fail"
 
 
 def test_the_command_as_json(tmp_path, demo, capsys):
     path = tmp_path / "result_0.txt"
     path.write_bytes(b"\n".join(demo[:-1]) + b"\n")
     assert check.main([path], as_json=True) == 1
-    report = json.loads(capsys.readouterr().out)
-    (entry,) = report["files"]
-    assert report["ruleset"] == "2.0.0"
-    assert (entry["file"], entry["passes"], entry["benchmark"], entry["division"]) == (str(path), False, "dlrm", "open")
-    assert entry["findings"] == [
-        {
-            "rule": "compliance/run_stop",
-            "line": None,
-            "message": "expected exactly one record of run_stop, found 0",
-            "source": "mlperf-logging training_2.0.0/common.yaml",
-            "severity": "error",
-            "file": str(path),
-        }
-    ]
+    everything = json.loads(capsys.readouterr().out)
+    (entry,) = everything["reports"]
+    assert (everything["ruleset"], everything["passes"]) == ("2.0.0", False)
+    assert (entry["path"], entry["kind"], entry["passes"]) == (str(path), "log", False)
+    assert (entry["benchmark"], entry["division"], entry["logs"]) == ("dlrm", "open", 1)
+    (finding,) = entry["findings"]
+    assert finding.pop("advice")
+    assert finding == {
+        "rule": "compliance/run_stop",
+        "line": None,
+        "message": "expected exactly one record of run_stop, found 0",
+        "source": "mlperf-logging training_2.0.0/common.yaml",
+        "severity": "error",
+        "file": str(path),
+    }
 
 
-def test_wrong_usage(tmp_path, capsys):
-    good = tmp_path / "result_0.txt"
-    good.write_text("x")
-    for paths, message in (
-        ([], "expected one result log"),
-        ([good, tmp_path / "absent"], "absent: no such file"),
-        ([tmp_path], "a folder; name result logs"),
-    ):
-        assert check.main(paths) == 2
-        captured = capsys.readouterr()
-        assert message in captured.err
-        assert not captured.out
+def test_of_many_alike_some_are_shown(tmp_path, demo, capsys):
+    path = tmp_path / "result_0.txt"
+    at = line_of(demo, "eval_accuracy")
+    path.write_bytes(b"\n".join([*demo[:at], *[changed(demo, "eval_accuracy", metadata={})[at]] * 50, *demo[at:]]))
+    assert check.main([path]) == 1
+    out = capsys.readouterr().out
+    assert out.count("no 'epoch_num' in its metadata") == check.MOST_SHOWN
+    assert "and 40 more of compliance/eval_accuracy (--json has all)" in out
 
 
 def test_names_that_a_terminal_would_obey_are_escaped(tmp_path, capsys):
     path = os.fsencode(tmp_path) + b"/\x1b[31m\xff.txt"
     with open(path, "wb") as file:
         file.write(b':::MLLOG {"key": "submission_benchmark", "value": "\\u001b[2J", "metadata": {}, "time_ms": 1}\n')
-    assert check.main([os.fsdecode(path)]) == 1
-    out = capsys.readouterr().out
-    assert "\x1b" not in out
-    assert r"\x1b[31m\udcff.txt" in out
+    for as_json in (False, True):
+        assert check.main([os.fsdecode(path)], as_json) == 1
+        out = capsys.readouterr().out
+        assert "\x1b" not in out
+        assert r"x1b[31m\udcff.txt" in out.replace("\\\\", "\\")
+
+
+def test_every_rule_has_advice():
+    """Each rule that the code can find has an entry, its own or its group's, and no entry is for one that isn't."""
+    folder = Path(check.__file__).parent
+    code = "".join(path.read_text() for path in folder.glob("*.py") if path.name != "advice.py")
+    rules = set(re.findall(r'"((?:sanity|runs|seeds|rcp|system|package|log)/[a-z-]+)"', code))
+    assert len(rules) > 45
+    for rule in rules:
+        assert advice(rule)
+    entries = {rule for rule in ADVICE if "/" in rule and not rule.startswith(("compliance/", "record/"))}
+    assert entries - rules <= {f"package/{key}" for key in ("division", "status", "submitter")}
+    groups = {rule for rule in ADVICE if "/" not in rule}
+    assert {rule for rule in rules if rule not in ADVICE and rule.partition("/")[0] not in groups} == set()

@@ -1,0 +1,74 @@
+"""What the Triton kernels are compiled with: types, constants and sizes as launches have them.
+
+Which constants a launch takes comes from the kernels' own tile functions.
+"""
+
+import torch
+from mlperf_fast.kernels import dot_interaction, embedding_bag, sgd
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def sized(n: int) -> str:
+    return "i32:16" if n % 16 == 0 else "i32"
+
+
+def dot_interaction_cases():
+    # the smallest tiles, DLRM, the largest tiles with an odd length
+    for T, D in ((1, 16), (26, 128), (127, 100)):
+        for name, dtype in DTYPES.items():
+            names = ("dense_ptr", "sparse_ptr", "dout_ptr", "out_ptr", "ddense_ptr", "dsparse_ptr")
+            pointers = dict.fromkeys(names, f"*{name}")
+            constants = {"T": sized(T), "D": sized(D), "UPCAST": False, **dot_interaction.tile(T, D, dtype)}
+            for kernel in (dot_interaction._dot_interaction_fwd_kernel, dot_interaction._dot_interaction_bwd_kernel):
+                yield f"{T}x{D}-{name}", kernel, {**pointers, **constants}
+
+
+def embedding_bag_cases():
+    for D in (128, 1000):
+        for kind, bag_offsets in (("one-hot", None), ("multi-hot", "*i64")):
+            for rule, state in (("sgd", None), ("adagrad", "*fp32")):
+                floats = (
+                    "weight_ptr",
+                    "out_ptr",
+                    "dout_ptr",
+                    "partial_ptr",
+                    "lr_ptr",
+                    "grad_scale_ptr",
+                    "found_inf_ptr",
+                )
+                arguments = {
+                    **dict.fromkeys(floats, "*fp32"),
+                    "state_ptr": state,
+                    "row_offsets_ptr": "*i64",
+                    "ids_ptr": "*i32",
+                    "bag_offsets_ptr": bag_offsets,
+                    "errors_ptr": "*i64",
+                    "keys_ptr": "*i32",
+                    "order_ptr": "*i64",
+                    "bag_of_ptr": bag_offsets and "*i32",
+                    "eps": "fp32",
+                    "D": sized(D),
+                    **dict.fromkeys(("bags", "T", "N", "rows"), "i32"),
+                }
+                for kernel in (embedding_bag._embedding_bag_sorted_kernel, embedding_bag._embedding_bag_join_kernel):
+                    yield f"{D}-{kind}-{rule}", kernel, {**arguments, **embedding_bag.run_tile(D)}
+            for kernel in (embedding_bag._embedding_bag_fwd_kernel, embedding_bag._embedding_bag_bwd_sgd_kernel):
+                yield f"{D}-{kind}", kernel, {**arguments, **embedding_bag.bag_tile(D)}
+            keys_tile = {"BAGS": embedding_bag.KEYS_BAGS, **embedding_bag.OPTIONS}
+            yield f"{D}-{kind}", embedding_bag._embedding_bag_keys_kernel, {**arguments, **keys_tile}
+
+
+def sgd_cases():
+    for aligned in (True, False):
+        pointers = {"addresses_ptr": "*i64", "sizes_ptr": "*i64", "chunks_ptr": "*i64"}
+        pointers |= dict.fromkeys(("lr_ptr", "grad_scale_ptr", "found_inf_ptr"), "*fp32")
+        yield f"aligned={aligned}", sgd._sgd_kernel, {**pointers, "count": "i32", "ALIGNED": aligned, **sgd.tile()}
+
+
+# (kernel, case, arguments)
+CASES = [
+    (kernel, name, arguments)
+    for cases in (dot_interaction_cases, embedding_bag_cases, sgd_cases)
+    for name, kernel, arguments in cases()
+]
