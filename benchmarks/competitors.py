@@ -1,8 +1,8 @@
 """Who is measured: each backend of an op, and other libraries' forms of it.
 
-    candidates = backends("sgd", device, torch.float32, lambda name: our_sgd(grads, name))
-    candidates["torch compile"] = compiled(chosen, lambda: compiled_sgd(grads))
-    candidates["apex"] = library("apex", device, lambda: apex_sgd(grads))
+    candidates = backends("sgd", device, torch.float32, lambda name: ours(grads, name))
+    candidates["torch compile"] = compiled(chosen, lambda: compiled_form(grads))
+    candidates["apex"] = library("apex", device, lambda: apex(grads))
 
 Each function given builds what it needs and returns the call to time, `call(number)` on the input set of that number.
 It is called only where the competitor is there; what is absent becomes a text: why, and how to get it.

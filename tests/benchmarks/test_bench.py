@@ -155,7 +155,7 @@ def test_one_benchmark_that_fails_does_not_end_the_others(monkeypatch, tmp_path,
         yield
 
     monkeypatch.setattr(bench_roc_auc, "measure", broken)
-    monkeypatch.setattr(bench_sgd, "our_sgd", lambda grads, name: lambda number: [][number])
+    monkeypatch.setattr(bench_sgd, "ours", lambda grads, name: lambda number: [][number])
     assert cli.main(["bench", "roc_auc", "sgd", "--quick", "--device", "cpu", "--out", str(tmp_path)]) == 1
     err = capsys.readouterr().err
     assert "bench: roc_auc: failed: MemoryError: too large" in err
