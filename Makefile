@@ -4,6 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 KINDS := asan ubsan race
 SOURCES := $(wildcard $(addprefix csrc/,$(addprefix *.,cpp h cu cuh) $(addprefix */*.,cpp h cu cuh)))
+FORMATTED := $(SOURCES) $(wildcard $(addprefix tests/emulate/,*.h *.cu */*.cu))
 
 .PHONY: demo test emulate ptxas lint format bench clean
 
@@ -24,13 +25,13 @@ ptxas: $(READY)  ## registers, spills and shared memory of every kernel against 
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/clang-format --dry-run -Werror $(SOURCES)
+	$(BIN)/clang-format --dry-run -Werror $(FORMATTED)
 	$(BIN)/mypy
 
 format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	$(BIN)/clang-format -i $(SOURCES)
+	$(BIN)/clang-format -i $(FORMATTED)
 
 bench: $(READY)  ## make bench OP='sgd embedding_bag' ARGS=--quick; all ops without OP
 	$(BIN)/mlperf-fast bench $(OP) $(ARGS)

@@ -9,6 +9,7 @@ build/emulate and is built again when a source or any header is newer.
 """
 
 import os
+import re
 import subprocess
 import sys
 import sysconfig
@@ -23,6 +24,8 @@ EMULATOR = [CSRC / "emulate/runtime.cpp", CSRC / "emulate/races.cpp"]
 COMMON = ["-std=c++17", "-g", "-fPIC", "-Wall", "-Wextra", f"-I{CSRC}"]
 # nvcc knows no type-based aliasing either: a pack of four floats may be read through a pointer to one.
 KERNEL = ["-O1", "-fno-omit-frame-pointer", "-fno-strict-aliasing", "-Wno-unknown-pragmas", "-x", "c++"]
+KERNEL.append("-Wno-maybe-uninitialized")  # which sanitizers are known to set off
+# Each kind's instrumentation, of kernels only.
 KINDS = {
     "asan": ["-fsanitize=address"],
     "ubsan": ["-fsanitize=undefined", "-fno-sanitize=vptr", "-fno-sanitize-recover=all"],
@@ -83,18 +86,30 @@ def _build(kind: str, sources: Sequence[Path], target: Path, link: list[str]) ->
 
 def _compile(kind: str, source: Path) -> Path:
     """Only kernels are instrumented, so the other objects serve every kind."""
-    kernel = source.suffix == ".cu"
-    object_file = BUILD / (kind if kernel else "host") / f"{source.parent.name}-{source.stem}.o"
+    kernel, host, flags = source.suffix == ".cu", "host", []
+    if kind == "ubsan" and source in EMULATOR:  # one kind tries the other way to switch stacks (see fiber.h)
+        host, flags = "host-ucontext", ["-DEMULATE_UCONTEXT"]
+    object_file = BUILD / (kind if kernel else host) / f"{source.parent.name}-{source.stem}.o"
     headers = [*CSRC.rglob("*.h"), *CSRC.rglob("*.cuh"), *source.parent.glob("*.h"), Path(__file__)]
     if _older(object_file, [source, *headers]):
         object_file.parent.mkdir(parents=True, exist_ok=True)
-        flags = [*KERNEL, *KINDS[kind]] if kernel else ["-O2", *_python_headers()]
+        flags += [*KERNEL, *KINDS[kind]] if kernel else ["-O2", *_python_headers()]
         partial = object_file.with_suffix(f".{os.getpid()}.o")  # several processes may build at once
         _run(*_compiler(), *COMMON, *flags, "-c", source, "-o", partial)
-        if kernel:  # all that is static there is __shared__: in a section of its own the emulator finds it
-            _run("objcopy", "--rename-section", ".bss=emulated_shared,alloc,load,data", partial)
+        if kernel:
+            _move_shared(partial)
         partial.rename(object_file)
     return object_file
+
+
+def _move_shared(object_file: Path) -> None:
+    """__shared__ variables are static ones of functions: into a section of its own, where the emulator finds them."""
+    names = re.findall(r"^\w+ [bB] (.*)", _output("nm", "--demangle", str(object_file)), re.MULTILINE)
+    for name in names:
+        if ")::" not in name.replace("(anonymous namespace)::", ""):
+            object_file.unlink()
+            raise SystemExit(f"{name}: a .cu file can't have static variables other than __shared__ ones")
+    _run("objcopy", "--rename-section", ".bss=emulated_shared,alloc,load,data", object_file)
 
 
 def _python_headers() -> list[str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from emulated import KINDS, build_program, environment
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parent / "planted"
 
 # name -> the build that must find it, and what it says. What the scheduler finds, every build does.
 RACE, ASAN, UBSAN = "race", "asan", "ubsan"

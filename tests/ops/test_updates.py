@@ -3,7 +3,7 @@
 import pytest
 import torch
 from multi_tensor import calling, copied, random
-from numerics import backends, device, threads
+from numerics import backends, compare, device, threads
 
 from mlperf_fast.errors import UserError
 from mlperf_fast.ops import adam_, ema_, lamb_, lars_, sgd_, sgd_momentum_
@@ -158,3 +158,15 @@ def test_compiles_without_graph_break(name, backend):
     torch.compile(lambda: call(name)(lists, backend), fullgraph=True, backend="aot_eager")()
     call(name)(expected, backend)
     assert_same(lists, expected)
+
+
+@on["native"]
+def test_more_tensors_than_one_launch_takes(name, backend):
+    """CUDA's kernels get up to some hundred tensors as parameters; empty ones take a place too."""
+    where, sizes = device(backend), [(3 * (i % 5 > 0),) for i in range(300)]
+    got, plain, truth = make(name, sizes, where), make(name, sizes), make(name, sizes, torch.float64)
+    for lists, by in ((got, backend), (plain, "ref"), (truth, "ref")):
+        call(name)(lists, by)
+    for part in got:
+        rows = ([x.cpu() for x in lists[part] if x.numel()] for lists in (got, plain, truth))
+        compare(f"{name} {part}", backend, *map(torch.stack, rows))

@@ -1,4 +1,4 @@
-// Kernels with a planted mistake, each beside the same kernel without it. tests/emulate/test_planted.py runs both and
+// Kernels with a planted mistake, each beside the same kernel without it. test_planted.py runs both and
 // expects the mistake to be found at the line that says so: "here: <name>".
 #pragma once
 #include <cstdint>
