@@ -13,9 +13,14 @@ from collections.abc import Callable, Iterator
 import torch
 
 from mlperf_fast import _C
+from mlperf_fast.ops.adam import adam_
 from mlperf_fast.ops.dot_interaction import dot_interaction
 from mlperf_fast.ops.embedding_bag import embedding_bag, embedding_bag_sgd_
+from mlperf_fast.ops.grad_norm import grad_norm
+from mlperf_fast.ops.lamb import lamb_
+from mlperf_fast.ops.lars import lars_
 from mlperf_fast.ops.sgd import sgd_
+from mlperf_fast.ops.sgd_momentum import sgd_momentum_
 
 from . import command
 from .measure import Candidate, Local, Row, compare, summary
@@ -35,7 +40,8 @@ def import_seconds() -> list[tuple[float, float]]:
 
 def calls() -> dict[str, Callable[[int], object]]:
     """Name -> call. `raw` ones do nothing inside: their batch is empty."""
-    x, lr = torch.ones(1), torch.ones(())
+    x, g, m, v = (torch.ones(1) for _ in range(4))
+    lr, step = torch.zeros(()), torch.ones(())
     dense, sparse = torch.ones(1, 1), torch.ones(1, 1, 1)
     weight, offsets, ids = torch.ones(4, 1), torch.tensor([0, 4]), torch.zeros(1, 1, dtype=torch.int32)
     needing = dense.clone().requires_grad_()
@@ -57,7 +63,12 @@ def calls() -> dict[str, Callable[[int], object]]:
         "torch mul fwd+bwd": sum_both_ways,
         "embedding_bag": lambda number: embedding_bag(weight, offsets, ids),
         "embedding_bag_sgd_": lambda number: embedding_bag_sgd_(weight, offsets, ids, sparse, lr),
-        "sgd_": lambda number: sgd_([x], [x], lr),
+        "sgd_": lambda number: sgd_([x], [g], lr),
+        "sgd_momentum_": lambda number: sgd_momentum_([x], [g], [m], lr, step),
+        "adam_": lambda number: adam_([x], [g], [m], [v], lr, step),
+        "lars_": lambda number: lars_([x], [g], [m], lr),
+        "lamb_": lambda number: lamb_([x], [g], [m], [v], lr, step),
+        "grad_norm": lambda number: grad_norm([g]),
     }
 
 

@@ -3,7 +3,7 @@
 from argparse import Namespace
 from collections.abc import Iterator
 
-from . import bench_adam, bench_lamb, bench_sgd_momentum
+from . import bench_adam, bench_lamb, bench_lars, bench_sgd_momentum
 from .demands import Demand
 from .measure import Row
 
@@ -14,6 +14,7 @@ REQUIRED = {
     "lamb": (EAGER, 14, 3.8),
     "adam": (FUSED, 5.5, 1),
     "sgd_momentum": (FUSED, 3.5, 1),
+    "lars": (("eager",), 30, 2.8),
 }
 BANDWIDTH = 80  # % of the triad on BERT-base
 
@@ -28,5 +29,5 @@ def demands(row: Row) -> Iterator[Demand]:
 
 
 def measure(chosen: Namespace) -> Iterator[Row]:
-    for benchmark in (bench_lamb, bench_adam, bench_sgd_momentum):
+    for benchmark in (bench_lamb, bench_adam, bench_sgd_momentum, bench_lars):
         yield from benchmark.measure(chosen)

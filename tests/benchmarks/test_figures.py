@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from mlperf_fast.benchmarks import bench_adam, bench_lamb, bench_sgd_momentum, demands, figures_optimizers
+from mlperf_fast.benchmarks import bench_adam, bench_lamb, bench_lars, bench_sgd_momentum, demands, figures_optimizers
 from mlperf_fast.benchmarks.measure import Row, Timing
 
 from mlperf_fast.ops.adam import adam_
 from mlperf_fast.ops.grad_norm import grad_norm
 from mlperf_fast.ops.lamb import lamb_
+from mlperf_fast.ops.lars import lars_
 from mlperf_fast.ops.sgd_momentum import sgd_momentum_
 
 ROOT = Path(__file__).parents[2]
@@ -73,6 +74,7 @@ LR = torch.tensor(1e-3)
 OURS = {
     "lamb": lambda p, g, m, v, step: lamb_(p, g, m, v, LR, step, grad_norm=grad_norm(g)),
     "adam": lambda p, g, m, v, step: adam_(p, g, m, v, LR, step, weight_decay=0.01, decoupled=True),
+    "lars": lambda p, g, m, v, step: lars_(p, g, m, torch.tensor(bench_lars.LR), weight_decay=bench_lars.DECAY),
     "sgd_momentum": lambda p, g, m, v, step: sgd_momentum_(p, g, m, LR, step, weight_decay=1e-4),
 }
 
@@ -83,6 +85,8 @@ OURS = {
         ("lamb", bench_lamb.eager_update),
         ("lamb", bench_lamb.foreach_update),
         ("adam", bench_adam.foreach_update),
+        ("lars", lambda p, g, m, v, step: bench_lars.eager_update(p, g, m)),
+        ("lars", lambda p, g, m, v, step: bench_lars.foreach_update(p, g, m)),
         ("sgd_momentum", lambda p, g, m, v, step: bench_sgd_momentum.foreach_update(p, g, m)),
     ],
 )

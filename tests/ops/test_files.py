@@ -1,4 +1,4 @@
-"""One name everywhere: an op's file in ops/ has its neighbours in csrc/, kernels/ and tests/."""
+"""One name everywhere: an op's file in ops/ has its neighbours in csrc/, kernels/, tests/ and benchmarks/."""
 
 from pathlib import Path
 
@@ -27,6 +27,7 @@ FILES = {
     "cuda": ("csrc/{}.cu",),
     "triton": ("kernels/{}.py",),
     "test": ("tests/ops/test_{}.py",),
+    "benchmark": ("benchmarks/bench_{}.py",),
 }
 
 
@@ -44,7 +45,7 @@ def test_neighbours(name, kind):
         return
     for pattern in FILES[kind]:
         assert (ROOT / pattern.format(name)).exists(), f"{pattern.format(name)} is missing"
-    if kind != "test":
+    if kind not in ("test", "benchmark"):
         assert kind in OPS[name].table, f"the table of {name} lacks {kind}"
 
 
