@@ -6,7 +6,7 @@ KINDS := asan ubsan race
 SOURCES := $(wildcard $(addprefix csrc/,$(addprefix *.,cpp h cu cuh) $(addprefix */*.,cpp h cu cuh)))
 FORMATTED := $(SOURCES) $(wildcard $(addprefix tests/emulate/,*.h *.cu */*.cu))
 
-.PHONY: demo test emulate ptxas lint format bench clean
+.PHONY: demo test emulate ptxas lint format bench gpu clean
 
 demo: $(READY)  ## train DLRM's demo to its target with the native kernels
 	$(BIN)/mlperf-fast run dlrm --preset demo
@@ -35,6 +35,9 @@ format: $(READY)
 
 bench: $(READY)  ## make bench OP='sgd embedding_bag' ARGS=--quick; all ops without OP
 	$(BIN)/mlperf-fast bench $(OP) $(ARGS)
+
+gpu:  ## on a machine with a GPU: build, test and measure all that needs one, in nine minutes; no network needed
+	$(PYTHON) -m benchmarks.gpu $(ARGS)
 
 clean:
 	rm -rf .venv build dist *.egg-info mlperf_fast/_C/*.so mlperf_fast/_cuda/*.so
