@@ -61,7 +61,7 @@ def plain_step(
     forward = torch.compile(model) if compiled else model
 
     def step(dense: Tensor, ids: Tensor, labels: Tensor) -> Tensor:
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16"):
+        with torch.autocast(dense.device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
             logits = forward(dense, ids)
         loss = F.binary_cross_entropy_with_logits(logits, labels)
         for optimizer in optimizers:

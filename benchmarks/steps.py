@@ -2,7 +2,8 @@
 
     python -m benchmarks.steps --dlrm-repo DIR
 
-ours             workloads.dlrm: TrainStep, the model over ops, one SGD for MLPs and tables
+ours             workloads.dlrm: TrainStep, the model over ops, one SGD for all; on a GPU captured as a graph
+ours eager       the same without the graph, on a GPU
 plain sparse     the same model in plain PyTorch (dlrm_plain.py): one stacked nn.EmbeddingBag(sparse=True)
 plain dense      the same with nn.EmbeddingBag as it is by default: the gradient is a tensor as large as the table
 torch compile    torch.compile of `plain dense` (it can't trace sparse gradients)
@@ -20,7 +21,6 @@ from itertools import pairwise
 
 import torch
 
-from mlperf_fast.errors import UserError
 from mlperf_fast.loop.dist import Ranks
 from mlperf_fast.loop.step import TrainStep
 from mlperf_fast.optim.sgd import SGD
@@ -76,9 +76,14 @@ def measure(chosen: Namespace, only: Sequence[Case] | None = None) -> Iterator[R
         sets = rotation(
             4 * case.batch * (2 * len(case.rows) * case.model.dim), machine.cache_bytes(chosen.device), most=8
         )
-        inputs = [shapes.dlrm_inputs(case.rows, case.batch, case.spread, seed) for seed in range(sets)]
-        candidates: dict[str, Candidate | str] = {
-            "ours": Local(ours(case, inputs)),
+        inputs = [
+            tuple(x.to(chosen.device) for x in shapes.dlrm_inputs(case.rows, case.batch, case.spread, seed))
+            for seed in range(sets)
+        ]
+        candidates: dict[str, Candidate | str] = {"ours": Local(ours(case, inputs))}
+        if chosen.device.type == "cuda":
+            candidates["ours eager"] = Local(ours(case, inputs, cuda_graph="off"))
+        candidates |= {
             "plain sparse": Local(plain(case, inputs, sparse=True)),
             "plain dense": Local(plain(case, inputs, sparse=False)),
         }
@@ -89,8 +94,8 @@ def measure(chosen: Namespace, only: Sequence[Case] | None = None) -> Iterator[R
         about |= {"batch": case.batch, "spread": case.spread, "sets": sets, "lr": LR}
         about |= {"repository": str(chosen.dlrm_repo)}
         python, absent = (sys.executable, "") if chosen.dlrm_repo else (None, command.DLRM_REPO)
-        if case.precision != "fp32":
-            python, absent = None, "not run: it has no bf16"
+        if case.precision != "fp32" or chosen.device.type != "cpu":
+            python, absent = None, "not run: it is measured in fp32 on the CPU only"
         with command.peer(python, "peer_dlrm", absent, **about) as (child, version):
             results = compare({**candidates, "facebookresearch": child}, command.effort(chosen))
         facts = {"facebookresearch": version} if version else {}
@@ -99,12 +104,12 @@ def measure(chosen: Namespace, only: Sequence[Case] | None = None) -> Iterator[R
         yield Row(*row, results, "ours", facts)
 
 
-def ours(case: Case, inputs: Sequence[tuple]) -> Callable[[int], object]:
-    ranks = Ranks(0, 1, torch.device("cpu"))
+def ours(case: Case, inputs: Sequence[tuple], cuda_graph: str = "auto") -> Callable[[int], object]:
+    ranks = Ranks(0, 1, inputs[0][0].device)
     model = DLRM(case.rows, case.model.dim, case.model.bottom, case.model.top, ranks)
     initialise(model, 0)
     optimizer = SGD(model.parameters(), lambda step: LR, ranks.device, [model.emb_l])
-    step = TrainStep(loss, model, optimizer, ranks, case.precision)
+    step = TrainStep(loss, model, optimizer, ranks, case.precision, cuda_graph)
     batches = [Batch(dense, ids, labels, torch.ones_like(labels)) for dense, ids, labels in inputs]
     step.warm_up(batches[0])
     return lambda number: step(batches[number % len(batches)])
@@ -112,7 +117,9 @@ def ours(case: Case, inputs: Sequence[tuple]) -> Callable[[int], object]:
 
 def plain(case: Case, inputs: Sequence[tuple], *, sparse: bool, compiled: bool = False) -> Callable[[int], object]:
     model = PlainDLRM(case.rows, case.model.dim, case.model.bottom, case.model.top, sparse=sparse)
-    advise_huge_pages(model.table.weight.data_ptr(), model.table.weight.nbytes)
+    model.to(inputs[0][0].device)
+    if model.table.weight.is_cpu:
+        advise_huge_pages(model.table.weight.data_ptr(), model.table.weight.nbytes)
     torch.nn.init.uniform_(model.table.weight, -0.01, 0.01)
     step = plain_step(model, LR, case.precision, compiled=compiled)
     return lambda number: step(*inputs[number % len(inputs)])
@@ -120,8 +127,6 @@ def plain(case: Case, inputs: Sequence[tuple], *, sparse: bool, compiled: bool =
 
 def run(chosen: Namespace) -> int:
     command.settle(chosen)
-    if chosen.device.type != "cpu":
-        raise UserError("steps: measures the CPU; pass --device cpu")
     return command.measure_all(chosen, [("steps", measure)])
 
 
@@ -130,7 +135,6 @@ def arguments() -> argparse.ArgumentParser:
     options.add_to(parser)
     options.add_dlrm_repo(parser)
     parser.add_argument("--bf16", action="store_true", help="the steps in bf16 autocast too")
-    parser.set_defaults(device="cpu")
     return parser
 
 
