@@ -10,7 +10,8 @@ from xml.etree import ElementTree
 import pytest
 from mlperf_fast.benchmarks import command, competitors, options
 
-from mlperf_fast import cli, system
+from mlperf_fast import cli, suite, system
+from mlperf_fast.workloads import has_trainer
 
 ROOT = Path(__file__).parents[2]
 ALONE = ("memory", "overhead")  # they compare no backends of an op
@@ -191,3 +192,20 @@ def test_the_apex_of_pypi_is_not_nvidias(monkeypatch):
     found = system.package(*system.PACKAGES["apex"])
     assert found.startswith("absent: an `apex` 0.9.10.dev0 is installed, but not NVIDIA's")
     assert "https://github.com/NVIDIA/apex" in found
+
+
+def test_every_workload_has_its_step_measured_in_each_precision(tmp_path):
+    done = run("benchmarks.workload_steps", "--quick", "--device", "cpu", "--threads", "1", "--out", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    rows = results(tmp_path, "workload_steps")[0]["rows"]
+    landed = [name for name in suite.BENCHMARKS if has_trainer(name)]
+    assert [row["op"] for row in rows] == [f"{name} step" for name in landed]
+    for row in rows:
+        timings = {name for name, found in row["results"].items() if not isinstance(found, str)}
+        assert timings == {"fp32", "bf16", "fp16"}
+
+
+def test_a_preset_that_no_workload_has_is_refused():
+    done = run("benchmarks.workload_steps", "--preset", "huge")
+    assert done.returncode == 2
+    assert "no workload has a preset 'huge'" in done.stderr
