@@ -19,3 +19,11 @@ void adam(uintptr_t params, uintptr_t grads, uintptr_t exp_avgs, uintptr_t exp_a
           uintptr_t sizes, int64_t count, int grad_type, int copy_type, uintptr_t lr, uintptr_t step,
           uintptr_t grad_scale, uintptr_t found_inf, double beta1, double beta2, double eps, double weight_decay,
           bool decoupled);
+
+// The same with tensors and scalars on the device, on a stream.
+namespace cuda {
+void adam(uintptr_t params, uintptr_t grads, uintptr_t exp_avgs, uintptr_t exp_avg_sqs, uintptr_t copies,
+          uintptr_t sizes, int64_t count, int grad_type, int copy_type, uintptr_t lr, uintptr_t step,
+          uintptr_t grad_scale, uintptr_t found_inf, double beta1, double beta2, double eps, double weight_decay,
+          bool decoupled, uintptr_t stream);
+}

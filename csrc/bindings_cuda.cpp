@@ -1,9 +1,12 @@
 // The CUDA module: one line a function. Contracts are in the headers; addresses and the stream arrive as integers.
 #include <pybind11/pybind11.h>
 
+#include "adam.h"
 #include "dot_interaction.h"
+#include "ema.h"
 #include "embedding_bag.h"
 #include "sgd.h"
+#include "sgd_momentum.h"
 
 namespace py = pybind11;
 
@@ -16,5 +19,8 @@ PYBIND11_MODULE(native, m) {
     m.def("embedding_bag_bwd_sorted", &cuda::embedding_bag_bwd_sorted, Unlocked());
     m.def("dot_interaction_fwd", &cuda::dot_interaction_fwd, Unlocked());
     m.def("dot_interaction_bwd", &cuda::dot_interaction_bwd, Unlocked());
+    m.def("adam", &cuda::adam, Unlocked());
+    m.def("ema", &cuda::ema, Unlocked());
     m.def("sgd", &cuda::sgd, Unlocked());
+    m.def("sgd_momentum", &cuda::sgd_momentum, Unlocked());
 }

@@ -11,3 +11,9 @@
 
 void ema(uintptr_t averages, uintptr_t params, uintptr_t sizes, int64_t count, int param_type, uintptr_t decay,
          uintptr_t found_inf);
+
+// The same with tensors and scalars on the device, on a stream.
+namespace cuda {
+void ema(uintptr_t averages, uintptr_t params, uintptr_t sizes, int64_t count, int param_type, uintptr_t decay,
+         uintptr_t found_inf, uintptr_t stream);
+}

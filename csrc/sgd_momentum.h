@@ -21,3 +21,11 @@ void sgd_momentum(uintptr_t params, uintptr_t grads, uintptr_t momentum_buffers,
                   int64_t count, int grad_type, int copy_type, uintptr_t lr, uintptr_t step, uintptr_t grad_scale,
                   uintptr_t found_inf, double momentum, double dampening, bool nesterov, double weight_decay,
                   bool lr_inside);
+
+// The same with tensors and scalars on the device, on a stream.
+namespace cuda {
+void sgd_momentum(uintptr_t params, uintptr_t grads, uintptr_t momentum_buffers, uintptr_t copies, uintptr_t sizes,
+                  int64_t count, int grad_type, int copy_type, uintptr_t lr, uintptr_t step, uintptr_t grad_scale,
+                  uintptr_t found_inf, double momentum, double dampening, bool nesterov, double weight_decay,
+                  bool lr_inside, uintptr_t stream);
+}

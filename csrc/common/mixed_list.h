@@ -7,11 +7,9 @@
 #include "check.h"
 #include "float16.h"
 #include "multi_tensor.h"
+#include "stored_as.h"
 
 constexpr int64_t kBlock = 1024;  // elements: 4 KiB of float, so that a dozen blocks fit the first-level cache
-
-// As in ops/checks.py, FLOATS.
-enum StoredAs : int { kFloat32 = 0, kBFloat16 = 1, kFloat16 = 2 };
 
 class MixedList {
    public:

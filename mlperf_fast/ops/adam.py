@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mlperf_fast.ops.backend import Applies, Op, define, resolve
+from mlperf_fast.ops.backend import CUDA_DEVICES, Applies, Op, define, resolve
 from mlperf_fast.ops.checks import check_number
 from mlperf_fast.ops.updates import call_native, check_update, update, write
 
@@ -48,7 +48,10 @@ def adam_ref_(
 
 # 2. Who can do it, best first, and when ---------------------------------------------------------------------------
 
-ADAM = Op("adam", {"cpp": Applies(("cpu",), (torch.float32,)), "ref": Applies()})
+ADAM = Op(
+    "adam",
+    {"cpp": Applies(("cpu",), (torch.float32,)), "cuda": Applies(CUDA_DEVICES, (torch.float32,)), "ref": Applies()},
+)
 
 
 def _adam(params, grads, exp_avgs, exp_avg_sqs, copies, *arguments):

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mlperf_fast.errors import UserError
 
-FLOATS = (torch.float32, torch.bfloat16, torch.float16)  # their places are csrc/common/mixed_list.h's numbers
+FLOATS = (torch.float32, torch.bfloat16, torch.float16)  # their places are csrc/common/stored_as.h's numbers
 INTEGERS = (torch.int32, torch.int64)
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mlperf_fast.ops.backend import Applies, Op, define, resolve
+from mlperf_fast.ops.backend import CUDA_DEVICES, Applies, Op, define, resolve
 from mlperf_fast.ops.updates import call_native, check_update, update, write
 
 # 1. The truth ---------------------------------------------------------------------------------------------------
@@ -19,7 +19,10 @@ def ema_ref_(averages: Sequence[Tensor], params: Sequence[Tensor], decay: Tensor
 
 # 2. Who can do it, best first, and when ---------------------------------------------------------------------------
 
-EMA = Op("ema", {"cpp": Applies(("cpu",), (torch.float32,)), "ref": Applies()})
+EMA = Op(
+    "ema",
+    {"cpp": Applies(("cpu",), (torch.float32,)), "cuda": Applies(CUDA_DEVICES, (torch.float32,)), "ref": Applies()},
+)
 
 
 def _ema(averages, params, decay, found_inf, backend):

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mlperf_fast.errors import UserError
-from mlperf_fast.ops.backend import Applies, Op, define, resolve
+from mlperf_fast.ops.backend import CUDA_DEVICES, Applies, Op, define, resolve
 from mlperf_fast.ops.checks import check_number
 from mlperf_fast.ops.updates import call_native, check_update, update, write
 
@@ -44,7 +44,10 @@ def sgd_momentum_ref_(
 
 # 2. Who can do it, best first, and when ---------------------------------------------------------------------------
 
-SGD_MOMENTUM = Op("sgd_momentum", {"cpp": Applies(("cpu",), (torch.float32,)), "ref": Applies()})
+SGD_MOMENTUM = Op(
+    "sgd_momentum",
+    {"cpp": Applies(("cpu",), (torch.float32,)), "cuda": Applies(CUDA_DEVICES, (torch.float32,)), "ref": Applies()},
+)
 
 
 def _sgd_momentum(params, grads, momentum_buffers, copies, *arguments):
