@@ -99,11 +99,14 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("paths", nargs="+", metavar="PATH", help="log, system description, or folder at any level")
     command.add_argument("--json", action="store_true", help="machine-readable")
 
+    add_bert_train_samples(command)
+
     command = add(commands, "rcp", rcp, "do the runs converge as the reference does (reference convergence points)")
     command.add_argument("paths", nargs="*", metavar="DIR", help="folder of a benchmark, a system or a whole package")
     command.add_argument("--table", metavar="BENCHMARK", help="show a benchmark's reference points instead")
     command.add_argument("--rcps", type=Path, metavar="FILE", help="points to take instead of the official ones, JSON")
     command.add_argument("--json", action="store_true", help="machine-readable")
+    add_bert_train_samples(command)
 
     command = add(commands, "score", score, "the scores of result logs in minutes, with epochs and speed apart")
     command.add_argument("paths", nargs="+", metavar="DIR", help="folder of a benchmark, a system or a whole package")
@@ -137,6 +140,11 @@ def add(commands, name, function, text) -> argparse.ArgumentParser:
     command = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
     command.set_defaults(function=function)
     return command
+
+
+def add_bert_train_samples(command) -> None:
+    text = "bert's epoch_num holds epochs: take samples from train_samples"
+    command.add_argument("--bert-train-samples", action="store_true", help=text)
 
 
 def list_benchmarks(options) -> int:
@@ -265,13 +273,13 @@ def resume(options) -> int:
 def check(options) -> int:
     from mlperf_fast.submission import check as checker
 
-    return checker.main(options.paths, options.json)
+    return checker.main(options.paths, options.json, options.bert_train_samples)
 
 
 def rcp(options) -> int:
     from mlperf_fast.submission import convergence
 
-    return convergence.main(options.paths, options.table, options.rcps, options.json)
+    return convergence.main(options.paths, options.table, options.rcps, options.json, options.bert_train_samples)
 
 
 def score(options) -> int:
