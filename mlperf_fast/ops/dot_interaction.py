@@ -5,11 +5,10 @@ B samples, T sparse features (tables), D the features' length.
 
 import torch
 from torch import Tensor
-from torch.library import register_autograd
 
 from mlperf_fast import _C, _cuda
 from mlperf_fast.errors import UserError
-from mlperf_fast.ops.backend import CUDA_DEVICES, LIBRARY, TRITON_DEVICES, Applies, Op, define, resolve
+from mlperf_fast.ops.backend import CUDA_DEVICES, TRITON_DEVICES, Applies, Op, define, once_only, resolve, shortcut
 from mlperf_fast.ops.checks import FLOATS, check, check_rank, native
 
 # 1. The truth ---------------------------------------------------------------------------------------------------
@@ -78,27 +77,27 @@ def _fake_backward(dense: Tensor, sparse: Tensor, dout: Tensor, backend: str) ->
     return dense.new_empty(dense.shape), sparse.new_empty(sparse.shape)
 
 
-_dot_interaction = define(
-    "dot_interaction(Tensor dense, Tensor sparse, str backend) -> Tensor", _forward, _fake_forward
-)
-_dot_interaction_bwd = define(
+_op = define("dot_interaction(Tensor dense, Tensor sparse, str backend) -> Tensor", _forward, _fake_forward)
+_op_bwd = define(
     "dot_interaction_bwd(Tensor dense, Tensor sparse, Tensor dout, str backend) -> (Tensor, Tensor)",
     _backward,
     _fake_backward,
 )
+_dot_interaction, _dot_interaction_bwd = shortcut(_op, _forward), shortcut(_op_bwd, _backward)
 
 
-def _save(ctx, inputs, output) -> None:
-    dense, sparse, ctx.backend = inputs
-    ctx.save_for_backward(dense, sparse)
+class DotInteraction(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, dense: Tensor, sparse: Tensor, backend: str) -> Tensor:
+        ctx.save_for_backward(dense, sparse)
+        ctx.backend = backend
+        return _dot_interaction(dense, sparse, backend)
 
-
-def _gradient(ctx, dout: Tensor) -> tuple[Tensor, Tensor, None]:
-    ddense, dsparse = _dot_interaction_bwd(*ctx.saved_tensors, dout, ctx.backend)
-    return ddense, dsparse, None
-
-
-register_autograd("mlperf_fast::dot_interaction", _gradient, setup_context=_save, lib=LIBRARY)
+    @staticmethod
+    def backward(ctx, dout: Tensor) -> tuple[Tensor, Tensor, None]:
+        once_only("dot_interaction")
+        ddense, dsparse = _dot_interaction_bwd(*ctx.saved_tensors, dout, ctx.backend)
+        return ddense, dsparse, None
 
 
 # 4. The public function ---------------------------------------------------------------------------------------------
@@ -125,4 +124,4 @@ def dot_interaction(dense: Tensor, sparse: Tensor, *, backend: str | None = None
     name = resolve(DOT_INTERACTION, dense, backend)
     if name == "ref":
         return dot_interaction_ref(dense, sparse)
-    return _dot_interaction(dense, sparse, name)
+    return DotInteraction.apply(dense, sparse, name)

@@ -15,7 +15,7 @@ from torch import Tensor
 from mlperf_fast import _C
 from mlperf_fast.errors import UserError
 from mlperf_fast.ops import bags
-from mlperf_fast.ops.backend import CUDA_DEVICES, TRITON_DEVICES, Applies, Op, define, resolve
+from mlperf_fast.ops.backend import CUDA_DEVICES, TRITON_DEVICES, Applies, Op, define, resolve, shortcut
 from mlperf_fast.ops.checks import address, check, check_contiguous, check_scalar, native
 
 # 1. The truth ---------------------------------------------------------------------------------------------------
@@ -157,19 +157,20 @@ def _fake_forward(weight, row_offsets, ids, bag_offsets, errors, backend):
     return weight.new_empty(B, T, weight.shape[1])
 
 
-_embedding_bag = define(
+_op = define(
     "embedding_bag(Tensor weight, Tensor row_offsets, Tensor ids, Tensor? bag_offsets, Tensor(a!)? errors, str backend)"
     " -> Tensor",
     _forward,
     _fake_forward,
 )
-_embedding_bag_update = define(
+_op_update = define(
     "embedding_bag_update_(Tensor(a!) weight, Tensor(b!)? state, Tensor row_offsets, Tensor ids, Tensor? bag_offsets, "
     "Tensor dout, Tensor lr, float eps, Tensor? grad_scale, Tensor? found_inf, Tensor(c!)? errors, bool deterministic, "
     "str backend) -> ()",
     _update,
     lambda *arguments: None,
 )
+_embedding_bag, _embedding_bag_update = shortcut(_op, _forward), shortcut(_op_update, _update)
 
 
 # 4. The public functions --------------------------------------------------------------------------------------------

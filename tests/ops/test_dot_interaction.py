@@ -102,10 +102,15 @@ def test_same_bits_in_every_run(backend, dtype):
 @pytest.mark.parametrize("backend", backends(OP), indirect=True)
 def test_torch_op_contract(backend):
     dense, sparse, dout = (x.to(device(backend)) for x in inputs(3, 4, 8, torch.float32))
-    torch.library.opcheck(
-        torch.ops.mlperf_fast.dot_interaction, (dense.requires_grad_(), sparse.requires_grad_(), backend)
-    )
-    torch.library.opcheck(torch.ops.mlperf_fast.dot_interaction_bwd, (dense.detach(), sparse.detach(), dout, backend))
+    torch.library.opcheck(torch.ops.mlperf_fast.dot_interaction, (dense, sparse, backend))
+    torch.library.opcheck(torch.ops.mlperf_fast.dot_interaction_bwd, (dense, sparse, dout, backend))
+
+
+def test_a_second_derivative_is_refused():
+    dense, sparse, _ = inputs(3, 4, 8, torch.float32)
+    out = dot_interaction(dense.requires_grad_(), sparse, backend="cpp")
+    with pytest.raises(UserError, match="dot_interaction is differentiable once"):
+        torch.autograd.grad(out.sum(), dense, create_graph=True)
 
 
 @pytest.mark.parametrize("backend", backends(OP), indirect=True)
