@@ -14,6 +14,7 @@
 #include "lamb.h"
 #include "lars.h"
 #include "memory.h"
+#include "mlp.h"
 #include "roc_auc.h"
 #include "sgd.h"
 #include "sgd_momentum.h"
@@ -52,6 +53,8 @@ PYBIND11_MODULE(MODULE_NAME, m) {
     m.def("lamb_moments", &lamb_moments, Unlocked());
     m.def("lamb_apply", &lamb_apply, Unlocked());
     m.def("lars", &lars, Unlocked());
+    m.def("mlp_bias_fwd", &mlp_bias_fwd, Unlocked());
+    m.def("mlp_bias_bwd", &mlp_bias_bwd, Unlocked());
     m.def("sgd", &sgd, Unlocked());
     m.def("sgd_momentum", &sgd_momentum, Unlocked());
     m.def("read_tensors", &read_tensors);

@@ -4,7 +4,7 @@ Which constants a launch takes comes from the kernels' own tile functions.
 """
 
 import torch
-from mlperf_fast.kernels import dot_interaction, embedding_bag, sgd
+from mlperf_fast.kernels import dot_interaction, embedding_bag, mlp, sgd
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -59,6 +59,18 @@ def embedding_bag_cases():
             yield f"{D}-{kind}", embedding_bag._embedding_bag_keys_kernel, {**arguments, **keys_tile}
 
 
+def mlp_cases():
+    for N in (1, 32, 1024):
+        for name in DTYPES:
+            for kind, g in (("relu", f"*{name}"), ("linear", None)):
+                pointers = {"y_ptr": f"*{name}", "dy_ptr": f"*{name}", "g_ptr": g, "sums_ptr": "*fp32"}
+                yield (
+                    f"{N}-{name}-{kind}",
+                    mlp._mlp_bias_bwd_kernel,
+                    {**pointers, "B": "i32", "N": sized(N), **mlp.tile(N)},
+                )
+
+
 def sgd_cases():
     for aligned in (True, False):
         pointers = {"addresses_ptr": "*i64", "sizes_ptr": "*i64", "chunks_ptr": "*i64"}
@@ -69,6 +81,6 @@ def sgd_cases():
 # (kernel, case, arguments)
 CASES = [
     (kernel, name, arguments)
-    for cases in (dot_interaction_cases, embedding_bag_cases, sgd_cases)
+    for cases in (dot_interaction_cases, embedding_bag_cases, mlp_cases, sgd_cases)
     for name, kernel, arguments in cases()
 ]

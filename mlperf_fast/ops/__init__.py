@@ -12,6 +12,7 @@ from mlperf_fast.ops.embedding_bag import (
 from mlperf_fast.ops.grad_norm import grad_norm, unscale_
 from mlperf_fast.ops.lamb import lamb_, lamb_apply_, lamb_moments_
 from mlperf_fast.ops.lars import lars_
+from mlperf_fast.ops.mlp import mlp
 from mlperf_fast.ops.roc_auc import roc_auc
 from mlperf_fast.ops.sgd import sgd_
 from mlperf_fast.ops.sgd_momentum import sgd_momentum_
@@ -28,6 +29,7 @@ __all__ = [
     "lamb_apply_",
     "lamb_moments_",
     "lars_",
+    "mlp",
     "raise_if_bad_ids",
     "roc_auc",
     "sgd_",

@@ -121,7 +121,7 @@ def test_initialisation_has_the_reference_distributions():
         bound = math.sqrt(1 / rows)
         assert view.abs().max() <= bound
         assert view.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.08)
-    layer = net.top_l[0]
+    layer = net.top_l.layers[0]
     assert layer.weight.std().item() == pytest.approx(math.sqrt(2 / (layer.in_features + layer.out_features)), rel=0.1)
     assert layer.bias.std().item() == pytest.approx(math.sqrt(1 / layer.out_features), rel=0.3), "biases are random too"
 

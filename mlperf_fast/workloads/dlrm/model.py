@@ -13,7 +13,6 @@ whole global batch; one all-to-all then gives each process all tables for its ow
 
 import math
 from collections.abc import Sequence
-from itertools import pairwise
 
 import torch
 import torch.distributed as torch_dist
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 
 from mlperf_fast.loop.dist import Ranks
 from mlperf_fast.nn.embedding import EmbeddingTables
+from mlperf_fast.nn.mlp import MLP
 from mlperf_fast.ops.dot_interaction import dot_interaction
 
 DENSE_FEATURES = 13
@@ -46,9 +46,8 @@ class DLRM(nn.Module):
         self.ranks = ranks
         self.owners = shard_tables(table_rows, ranks.world)
         self.emb_l = EmbeddingTables(self.owners[ranks.rank], table_rows, dim, device)
-        self.bot_l = mlp([DENSE_FEATURES, *bottom], device)
-        self.top_l = mlp([dim + vectors * (vectors - 1) // 2, *top], device)
-        del self.top_l[-1]  # no ReLU before the sigmoid
+        self.bot_l = MLP([DENSE_FEATURES, *bottom], device)
+        self.top_l = MLP([dim + vectors * (vectors - 1) // 2, *top], device, relu_last=False)
         # On the device from the start, or each step would send it. Real under device="meta" too, as other integers are.
         place = "cpu" if torch.device(device).type == "meta" else device
         self.register_buffer("layout", exchange_layout(self.owners).to(place), persistent=False)
@@ -60,13 +59,6 @@ class DLRM(nn.Module):
         if self.ranks.world > 1:
             pooled = ExchangeTables.apply(pooled, self.layout, self.owners, self.ranks)
         return self.top_l(dot_interaction(x, pooled.to(x.dtype))).squeeze(1).float()
-
-
-def mlp(widths: Sequence[int], device: torch.device | str) -> nn.Sequential:
-    layers: list[nn.Module] = []
-    for inputs, outputs in pairwise(widths):
-        layers += [nn.Linear(inputs, outputs, device=device), nn.ReLU(inplace=True)]
-    return nn.Sequential(*layers)
 
 
 @torch.no_grad()
@@ -84,8 +76,7 @@ def initialise(model: DLRM, seed: int) -> None:
     for table, view in zip(model.emb_l.tables, model.emb_l.views(), strict=True):
         bound = math.sqrt(1 / view.shape[0])
         view.uniform_(-bound, bound, generator=generator(table))
-    linears = [layer for layer in [*model.bot_l, *model.top_l] if isinstance(layer, nn.Linear)]
-    for number, layer in enumerate(linears, start=1_000):
+    for number, layer in enumerate([*model.bot_l.layers, *model.top_l.layers], start=1_000):
         own = generator(number)
         layer.weight.normal_(0, math.sqrt(2 / (layer.in_features + layer.out_features)), generator=own)
         layer.bias.normal_(0, math.sqrt(1 / layer.out_features), generator=own)
