@@ -32,7 +32,7 @@ def installed(built, tmp_path_factory) -> Path:
 
 
 @pytest.mark.slow
-def test_the_wheel_holds_the_package_and_nothing_else_at_top_level(built):
+def test_the_wheel_holds_the_package_and_nothing_else_at_top_level(built, build_script):
     with zipfile.ZipFile(next(built.glob("*.whl"))) as wheel:
         names = wheel.namelist()
     top = {name.split("/")[0] for name in names}
@@ -41,15 +41,17 @@ def test_the_wheel_holds_the_package_and_nothing_else_at_top_level(built):
     assert "mlperf_fast/benchmarks/bench_sgd.py" in names
     assert not any(name.startswith("mlperf_fast/benchmarks/results") for name in names)
     assert any(name.startswith("mlperf_fast/_C/generic.") for name in names)
-    assert not any("tests" in name or name.endswith((".cpp", ".h")) for name in names)
+    assert "mlperf_fast/_cuda/__init__.py" in names
+    assert any(name.startswith("mlperf_fast/_cuda/native.") for name in names) == (build_script.find_nvcc() is not None)
+    assert not any("tests" in name or name.endswith((".cpp", ".cu", ".cuh", ".h")) for name in names)
 
 
 @pytest.mark.slow
 def test_the_sdist_holds_what_a_build_needs(built):
     with tarfile.open(next(built.glob("*.tar.gz"))) as sdist:
         names = {name.partition("/")[2] for name in sdist.getnames()}
-    for path in ("setup.py", "pyproject.toml", "csrc/bindings.cpp", "csrc/memory.h", "kernels/__init__.py", "LICENSE"):
-        assert path in names
+    sources = {"csrc/bindings.cpp", "csrc/memory.h", "csrc/sgd.cu", "csrc/common/launch.cuh", "kernels/__init__.py"}
+    assert {"setup.py", "pyproject.toml", "LICENSE"} | sources <= names
 
 
 @pytest.mark.slow
