@@ -24,15 +24,14 @@ EMULATOR = [CSRC / "emulate/runtime.cpp", CSRC / "emulate/races.cpp"]
 
 COMMON = ["-std=c++17", "-g", "-fPIC", "-Wall", "-Wextra", f"-I{CSRC}"]
 # nvcc knows no type-based aliasing either: a pack of four floats may be read through a pointer to one.
-KERNEL = ["-O1", "-fno-omit-frame-pointer", "-fno-strict-aliasing", "-Wno-unknown-pragmas", "-x", "c++"]
-KERNEL.append("-Wno-maybe-uninitialized")  # which sanitizers are known to set off
-# Each kind's instrumentation, of kernels only.
+KERNEL = ["-O1", "-fno-omit-frame-pointer", "-fno-strict-aliasing", "-x", "c++"]
+# `#pragma unroll` is nvcc's; the other warning is one that sanitizers are known to set off.
+KERNEL += ["-Wno-unknown-pragmas", "-Wno-maybe-uninitialized"]
+# Each kind's instrumentation, of kernels only. "race" takes ThreadSanitizer's calls without its library: races.cpp.
 KINDS = {
     "asan": ["-fsanitize=address"],
     "ubsan": ["-fsanitize=undefined", "-fno-sanitize=vptr", "-fno-sanitize-recover=all"],
-    "race": [
-        "-fsanitize=thread"
-    ],  # the calls only: csrc/emulate/races.cpp takes the place of ThreadSanitizer's library
+    "race": ["-fsanitize=thread"],
 }
 
 
