@@ -108,7 +108,7 @@ def build_cuda(extension, module, folder):
     numbers = cuda_architectures(nvcc)
     targets = [f"-gencode=arch=compute_{number},code=sm_{number}" for number in numbers]
     targets.append(f"-gencode=arch=compute_{numbers[-1]},code=compute_{numbers[-1]}")
-    headers = glob("csrc/*.h") + glob("csrc/common/*.*h") + ["setup.py"]
+    headers = glob("csrc/*.*h") + glob("csrc/common/*.*h") + ["setup.py"]
     includes = [f"-I{pybind11.get_include()}", f"-I{sysconfig.get_paths()['include']}"]
 
     def compiled(source):

@@ -5,6 +5,7 @@ import platform
 import re
 import time
 from datetime import date
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -16,9 +17,12 @@ from mlperf_fast.system import environment
 BUSY_CORES = 0.1  # taken by others on average, from which on the header calls the machine busy
 
 
+_environment = cache(environment)  # it asks compilers for their versions
+
+
 def header(device: torch.device) -> dict[str, str]:
     """{item: text}. To be taken before the first measurement: the load average is that of others, then."""
-    found = environment()
+    found = _environment()
     return {
         "device": device.type,
         **(_gpu(device, found) if device.type == "cuda" else {}),
@@ -76,7 +80,7 @@ def name(device: torch.device) -> str:
     """A folder name for this machine's results: intel-xeon-processor-2-cores-avx512, nvidia-h100-80gb-hbm3."""
     if device.type == "cuda":
         return _slug(torch.cuda.get_device_name(device))
-    words = re.sub(r"\((r|tm)\)|@.*|cpu", "", environment()["machine"]["processor"].lower())
+    words = re.sub(r"\((r|tm)\)|@.*|cpu", "", _environment()["machine"]["processor"].lower())
     return _slug(f"{words} {len(os.sched_getaffinity(0))} cores {_C.level}")
 
 

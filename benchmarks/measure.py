@@ -33,7 +33,7 @@ import torch
 from .peer import Peer, first_line, measure_calls
 
 ABSENT, FAILED = "not run: ", "failed: "  # what a text in place of a timing begins with
-SAMPLE_SECONDS = 0.01  # the least that one sample should take
+SAMPLE_SECONDS = 0.01
 FALL_ASLEEP = 0.03  # seconds until OpenMP's waiting threads stop spinning: about 14 ms measured for libgomp
 FEWEST_ROUNDS, MOST_ROUNDS = 5, 200
 FEWEST_WARM_UP = 3  # calls: memory is touched first in the warm-up, and a virtual machine may be slow to provide it
@@ -41,15 +41,16 @@ FEWEST_WARM_UP = 3  # calls: memory is touched first in the warm-up, and a virtu
 
 @dataclass(frozen=True)
 class Effort:
-    """Seconds that one row may take over all competitors, and the warm-up of each."""
+    """Seconds that one row may take over all competitors, the warm-up of each, and the least that a sample takes."""
 
     seconds: float
     warm_up: float
+    sample: float = SAMPLE_SECONDS
     fewest_rounds: int = FEWEST_ROUNDS
 
 
 FULL = Effort(seconds=6.0, warm_up=0.5)
-QUICK = Effort(seconds=0.1, warm_up=0.01, fewest_rounds=3)
+QUICK = Effort(seconds=0.05, warm_up=0.001, sample=0.001, fewest_rounds=3)
 
 
 @dataclass(frozen=True)
@@ -188,7 +189,7 @@ def _warm_up(candidate: Candidate, effort: Effort) -> int:
         wall, _ = candidate.sample(number, 1)
         number += 1
         if number >= FEWEST_WARM_UP and time.perf_counter() - started > effort.warm_up:
-            return max(1, min(10_000, round(SAMPLE_SECONDS / max(wall, 1e-9))))
+            return max(1, min(10_000, round(effort.sample / max(wall, 1e-9))))
 
 
 def summary(samples: Sequence[tuple[float, float]], calls: int) -> Timing:

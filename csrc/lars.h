@@ -22,3 +22,13 @@
 void lars(uintptr_t params, uintptr_t grads, uintptr_t momentum_buffers, uintptr_t copies, uintptr_t sizes,
           int64_t count, int grad_type, int copy_type, uintptr_t weight_decays, uintptr_t adapted, uintptr_t lr,
           uintptr_t grad_scale, uintptr_t found_inf, double momentum, double eta, double eps, bool lr_inside);
+
+// The same with tensors and scalars on the device, on a stream; weight_decays and adapted stay on the host.
+// scratch: lars_scratch(sizes, count) doubles on the device, whose content doesn't matter before or after.
+namespace cuda {
+int64_t lars_scratch(uintptr_t sizes, int64_t count);
+void lars(uintptr_t params, uintptr_t grads, uintptr_t momentum_buffers, uintptr_t copies, uintptr_t sizes,
+          int64_t count, int grad_type, int copy_type, uintptr_t weight_decays, uintptr_t adapted, uintptr_t lr,
+          uintptr_t grad_scale, uintptr_t found_inf, double momentum, double eta, double eps, bool lr_inside,
+          uintptr_t scratch, uintptr_t stream);
+}  // namespace cuda

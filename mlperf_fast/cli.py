@@ -22,8 +22,23 @@ EXAMPLES = """examples:
   mlperf-fast check runs/dlrm/result_0.txt          is this log valid? also for a folder or a whole package
   mlperf-fast rcp results/dgxa100                   do these runs converge as the reference does?
   mlperf-fast score results/dgxa100                 what these runs are worth, in minutes
+  mlperf-fast profile dlrm --steps 11:20            where does the time of a step go?
   mlperf-fast bench sgd                             how fast is it, against what and which limit?
   torchrun --nproc-per-node 8 -m mlperf_fast run dlrm --preset dgxa100_1x8
+"""
+
+
+PROFILE = """It trains as `run` does, on the same data, to step B, and writes no result log.
+
+  torch   trace-rank-N.json.gz for https://ui.perfetto.dev, and summary.json: compute, optimizer, communication, data
+          wait, idle, the longest ops and kernels. The summary is shown too
+  nsys    Nsight Systems: the timeline of host and GPU, with ranges named as in the code. Needs a GPU
+  ncu     Nsight Compute: each kernel's counters; few steps, and a --range, keep it short. Needs a GPU
+  range   only marks the steps (NVTX, cudaProfilerStart and Stop), for a profiler that you start around this command
+
+ranges: data wait, step, graph replay, forward, backward, gradient exchange, unscale, optimizer, evaluate
+nsys and ncu show the command line that they run. Where one isn't installed, the line is shown, not run, and the exit
+code is 2. docs/profiling.md leads from "slow" to a kernel.
 """
 
 
@@ -84,11 +99,14 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("paths", nargs="+", metavar="PATH", help="log, system description, or folder at any level")
     command.add_argument("--json", action="store_true", help="machine-readable")
 
+    add_bert_train_samples(command)
+
     command = add(commands, "rcp", rcp, "do the runs converge as the reference does (reference convergence points)")
     command.add_argument("paths", nargs="*", metavar="DIR", help="folder of a benchmark, a system or a whole package")
     command.add_argument("--table", metavar="BENCHMARK", help="show a benchmark's reference points instead")
     command.add_argument("--rcps", type=Path, metavar="FILE", help="points to take instead of the official ones, JSON")
     command.add_argument("--json", action="store_true", help="machine-readable")
+    add_bert_train_samples(command)
 
     command = add(commands, "score", score, "the scores of result logs in minutes, with epochs and speed apart")
     command.add_argument("paths", nargs="+", metavar="DIR", help="folder of a benchmark, a system or a whole package")
@@ -98,6 +116,18 @@ def parser() -> argparse.ArgumentParser:
         "--csv", dest="form", action="store_const", const="csv", default="table", help="all digits, as CSV"
     )
     form.add_argument("--json", dest="form", action="store_const", const="json", help="machine-readable")
+
+    command = add(
+        commands, "profile", profile, "where the time of a training step goes, with torch's profiler or Nsight"
+    )
+    command.epilog, command.formatter_class = PROFILE, argparse.RawDescriptionHelpFormatter
+    command.add_argument("benchmark")
+    command.add_argument("--preset", default="demo", help="demo (default), closed, or a system such as dgxa100_1x8")
+    command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="sets", help="change a value")
+    command.add_argument("--steps", default="11:20", metavar="A:B", help="watch steps A to B, from 1; default: 11:20")
+    command.add_argument("--tool", choices=("torch", "nsys", "ncu", "range"), default="torch", help="default: torch")
+    command.add_argument("--range", default="step", metavar="NAME", help="ncu: kernels of this range; default: step")
+    command.add_argument("--out", type=Path, help="folder to write; default: profiles/BENCHMARK-PRESET-TIME")
 
     from mlperf_fast.benchmarks import options as benchmark_options
 
@@ -110,6 +140,11 @@ def add(commands, name, function, text) -> argparse.ArgumentParser:
     command = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
     command.set_defaults(function=function)
     return command
+
+
+def add_bert_train_samples(command) -> None:
+    text = "bert's epoch_num holds epochs: take samples from train_samples"
+    command.add_argument("--bert-train-samples", action="store_true", help=text)
 
 
 def list_benchmarks(options) -> int:
@@ -185,6 +220,36 @@ def run(options) -> int:
     return 0 if outcome.reached else 1
 
 
+def profile(options) -> int:
+    from mlperf_fast import config
+    from mlperf_fast.config import nearest
+    from mlperf_fast.profiling import commands
+    from mlperf_fast.profiling.ranges import RANGES
+    from mlperf_fast.profiling.window import parse_steps
+
+    w, preset = find_preset(options)
+    cfg, _ = config.from_preset(preset, options.preset, options.sets)
+    steps = parse_steps(options.steps)
+    if options.range not in RANGES:
+        raise UserError(f"--range: no range is called {options.range!r}{nearest(options.range, RANGES)}")
+    out = options.out or Path("profiles") / f"{w.name}-{options.preset}-{datetime.now():%Y%m%d-%H%M%S}"
+    if options.tool in ("torch", "range"):
+        from mlperf_fast.loop.profile import profile as profile_run
+
+        profile_run(w, cfg, options.preset, steps, options.tool, out, say)
+        return 0
+    from mlperf_fast.loop.dist import from_environment
+
+    rank, _, _ = from_environment()
+    same = ["--preset", options.preset, "--steps", options.steps]
+    same += [part for setting in options.sets for part in ("--set", setting)]
+    profiled = [sys.executable, "-m", "mlperf_fast", "profile", w.name, *same, "--tool", "range", "--out", str(out)]
+    report = out / f"rank-{rank}"
+    line = commands.nsys(profiled, report) if options.tool == "nsys" else commands.ncu(profiled, report, options.range)
+    commands.execute(line, out, say)
+    return 0
+
+
 def resume(options) -> int:
     """`run BENCHMARK --resume DIR`: the configuration is the one saved in DIR, so nothing may be set anew."""
     from mlperf_fast import config
@@ -208,13 +273,13 @@ def resume(options) -> int:
 def check(options) -> int:
     from mlperf_fast.submission import check as checker
 
-    return checker.main(options.paths, options.json)
+    return checker.main(options.paths, options.json, options.bert_train_samples)
 
 
 def rcp(options) -> int:
     from mlperf_fast.submission import convergence
 
-    return convergence.main(options.paths, options.table, options.rcps, options.json)
+    return convergence.main(options.paths, options.table, options.rcps, options.json, options.bert_train_samples)
 
 
 def score(options) -> int:

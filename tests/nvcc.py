@@ -37,7 +37,7 @@ def compiled(source: Path) -> Compiled:
     """One call of nvcc; what it says is kept in build/ptxas until a source, a header or nvcc changes."""
     version = _version()
     kept = BUILD / f"{source.stem}.json"
-    inputs = [source, *(ROOT / "csrc").glob("*.h"), *(ROOT / "csrc/common").iterdir(), ROOT / "setup.py"]
+    inputs = [source, *(ROOT / "csrc").glob("*.*h"), *(ROOT / "csrc/common").iterdir(), ROOT / "setup.py"]
     if kept.exists() and kept.stat().st_mtime > max(file.stat().st_mtime for file in inputs):
         report = json.loads(kept.read_text())
         if report["version"] == version:

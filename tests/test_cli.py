@@ -22,7 +22,7 @@ def test_help_names_every_command_and_shows_examples(capsys):
         cli.main(["--help"])
     assert ended.value.code == 0
     text = capsys.readouterr().out
-    for command in ("list", "env", "prepare", "run", "check", "rcp", "score", "bench"):
+    for command in ("list", "env", "prepare", "run", "check", "rcp", "score", "bench", "profile"):
         assert f"\n    {command} " in text
     assert "mlperf-fast run dlrm --set optimizer.lr=1.0" in text
 
@@ -66,6 +66,10 @@ def test_env_says_what_is_there_and_why_not(capsys):
         (["run", "dlrm", "--resume", "/nowhere", "--set", "seed=1"], "leave --set and --out out"),
         (["prepare", "dlrm", "--preset", "closed"], "--raw DIR"),
         (["prepare", "dlrm", "--verify", "--out", "/nowhere"], "/nowhere"),
+        (["profile", "dlmr"], "did you mean 'dlrm'?"),
+        (["profile", "bert"], "bert can't be trained by this version yet"),
+        (["profile", "dlrm", "--steps", "9:3"], "expected FIRST:LAST, two steps counted from 1, such as 11:20"),
+        (["profile", "dlrm", "--preset", "closed"], "mlperf-fast prepare dlrm"),
         (["check", "/nowhere/result_0.txt"], "/nowhere/result_0.txt"),
         (["rcp"], "or one benchmark with --table"),
         (["rcp", "--table", "retina"], "expected one of resnet"),

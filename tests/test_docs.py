@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import closed_logs
 import pytest
 import small_dlrm
+import torch
 
 from mlperf_fast import cli
 
@@ -39,17 +41,28 @@ def test_every_mlperf_fast_command_works_as_shown(tmp_path, monkeypatch):
         arguments = line[1:]
         if arguments[0] == "run" and "--resume" not in arguments and "--print-config" not in arguments:
             arguments += small_dlrm.settings(data, "max_epochs=1")
+        if arguments == ["bench"]:
+            continue  # everything: tests/benchmarks runs it, with --quick
         if arguments[0] == "bench":
             arguments = [*dict.fromkeys([*arguments, "--quick", "--device", "cpu"])]
         if tuple(arguments) in tried:
             continue
         tried.add(tuple(arguments))
+        if arguments[0] == "profile":
+            arguments += small_dlrm.settings(data)
         # 1: a small run misses its target, which is no fault of the command.
-        assert cli.main(arguments) in ((0, 1) if arguments[0] == "run" else (0,)), line
+        expected = {"run": (0, 1), "profile": (2,) if lacks_its_tool(arguments) else (0,)}
+        assert cli.main(arguments) in expected.get(arguments[0], (0,)), line
+
+
+def lacks_its_tool(arguments: list[str]) -> bool:
+    """Whether a `profile` names a profiler that can't run here: it then shows what it would run, and ends with 2."""
+    tool = next((name for name in ("nsys", "ncu") if name in arguments), None)
+    return tool is not None and (shutil.which(tool) is None or not torch.cuda.is_available())
 
 
 def test_every_command_of_the_benchmarks_works_as_shown(tmp_path):
-    """`python -m benchmarks.NAME …`, in the checkout; of two results the later ones are copies."""
+    """`python -m benchmarks.NAME …`, in the checkout, by --quick or on results that were made up."""
     shown = [line for document in DOCUMENTS for line in commands(document, "python")]
     assert shown
     for line in shown:
@@ -81,8 +94,12 @@ def test_every_torchrun_command_names_a_valid_run(monkeypatch, capsys):
     for line in shown:
         module = line.index("mlperf_fast")
         assert line[module - 1] == "-m"
-        assert cli.main([*line[module + 1 :], "--print-config"]) == 0, line
-        assert "--set" in capsys.readouterr().out
+        arguments = line[module + 1 :]
+        if arguments[0] == "profile":  # has no --print-config; the rest means the same to both
+            assert cli.parser().parse_args(arguments)
+            arguments = ["run", arguments[1], *arguments[arguments.index("--preset") :][:2]]
+        assert cli.main([*arguments, "--print-config"]) == 0, line
+        assert ("--set" if "--set" in arguments else "preset dgx") in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
@@ -106,7 +123,7 @@ def test_links_lead_somewhere():
 
 
 def test_help_of_every_command_says_what_it_does():
-    for command in ("list", "env", "prepare", "run", "check", "rcp", "score", "bench"):
+    for command in ("list", "env", "prepare", "run", "check", "rcp", "score", "bench", "profile"):
         answer = subprocess.run(
             [sys.executable, "-m", "mlperf_fast", command, "--help"], capture_output=True, text=True, check=True
         )

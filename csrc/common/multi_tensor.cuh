@@ -41,11 +41,12 @@ struct TensorTable {
     __device__ __forceinline__ Element* data(int list, const Chunk& chunk) const {
         return reinterpret_cast<Element*>(addresses[list][chunk.tensor]) + chunk.begin;
     }
-    // Whether a chunk begins at a multiple of 16 bytes in every list.
+    // Whether a chunk begins at a multiple of 16 bytes in the first `of` lists.
+    template <int of = lists>
     __device__ __forceinline__ bool aligned(const Chunk& chunk) const {
         uintptr_t all = 0;
 #pragma unroll
-        for (int list = 0; list < lists; ++list) all |= addresses[list][chunk.tensor];
+        for (int list = 0; list < of; ++list) all |= addresses[list][chunk.tensor];
         return all % 16 == 0;
     }
 };

@@ -40,7 +40,7 @@ def start(device: str) -> Ranks:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError("device=cuda, but torch sees no CUDA device here; `mlperf-fast env` says what there is")
-    rank, world, local_rank = _from_environment()
+    rank, world, local_rank = from_environment()
     if device == "cuda":
         torch.cuda.set_device(local_rank)
         place = torch.device("cuda", local_rank)
@@ -63,7 +63,8 @@ def stop() -> None:
         torch_dist.destroy_process_group()
 
 
-def _from_environment() -> tuple[int, int, int]:
+def from_environment() -> tuple[int, int, int]:
+    """(rank, world size, local rank) as the launcher says; (0, 1, 0) without one."""
     for names in _LAUNCHERS:
         values = [os.environ.get(name) for name in names]
         if all(value is not None for value in values):

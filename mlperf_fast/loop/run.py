@@ -10,7 +10,7 @@ import dataclasses
 import fcntl
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -44,11 +44,7 @@ def run(
 
     Raises UserError for anything a user can mend; every rank raises the same.
     """
-    ranks = dist.start(cfg.device)
-    try:
-        if cfg.threads:
-            torch.set_num_threads(cfg.threads)
-        backend.set_default_backend(cfg.backend)
+    with started(cfg) as ranks:
         refuse_false_claims(w, cfg)
         on_first(ranks, lambda: w.ensure_data(cfg, say))
         require_names(cfg)
@@ -65,6 +61,17 @@ def run(
                 (out / "summary.json").write_text(json.dumps(dataclasses.asdict(outcome), indent=1) + "\n")
                 say(summary(outcome))
             return outcome
+
+
+@contextmanager
+def started(cfg: RunConfig) -> Iterator[Ranks]:
+    """This process among the others, with the threads and the default backend that the configuration names."""
+    ranks = dist.start(cfg.device)
+    try:
+        if cfg.threads:
+            torch.set_num_threads(cfg.threads)
+        backend.set_default_backend(cfg.backend)
+        yield ranks
     finally:
         backend.set_default_backend(None)
         dist.stop()

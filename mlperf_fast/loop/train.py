@@ -22,17 +22,27 @@ from mlperf_fast.loop.step import TrainStep
 from mlperf_fast.loop.terminal import Outcome, Terminal
 from mlperf_fast.ops.backend import choices
 from mlperf_fast.profiling.ranges import named
+from mlperf_fast.profiling.window import Window
 from mlperf_fast.submission.runlog import tracked_stats
 from mlperf_fast.workloads.base import Progress, Workload
 
 
 def train(
-    w: Workload, cfg: RunConfig, ranks: Ranks, log: Any, folder: Path, seed: int, preset: str, resume: bool
+    w: Workload,
+    cfg: RunConfig,
+    ranks: Ranks,
+    log: Any,
+    folder: Path,
+    seed: int,
+    preset: str,
+    resume: bool,
+    window: Window | None = None,
 ) -> Outcome:
     """Trains until an evaluation reaches the target or the steps are used up; every rank returns the same outcome.
 
     `log` is a RunLog (rank 0) or NullLog, already holding the submission's lines. With `resume` the newest checkpoint
-    in `folder` is loaded first and the log goes on where that checkpoint was written.
+    in `folder` is loaded first and the log goes on where that checkpoint was written. A `window` is what a profiler
+    watches: training ends with it.
     """
     bench = suite.BENCHMARKS[w.name]
     metric = next(iter(bench.target))
@@ -65,6 +75,8 @@ def train(
         if not resume:
             log.start("block_start", metadata=block(progress, step.count))
         with w.train_batches(cfg, ranks, seed, step.count) as batches:
+            if window:
+                window.after(step.count)
             for batch in clock.timed(batches):
                 step(batch)
                 evaluating = progress.eval_due(step.count)
@@ -79,8 +91,10 @@ def train(
                     terminal.say(f"epoch {epoch:.2f}  {metric} {quality:.4f}  (target {cfg.target})")
                     reached = bench.reached(quality, {metric: cfg.target})
                     finished = reached or step.count >= progress.max_steps
-                    if finished:
-                        break
+                if (window and window.after(step.count)) or finished:
+                    finished = True
+                    break
+                if evaluating:
                     log.start("block_start", metadata=block(progress, step.count))
                 if cfg.checkpoint_every and step.count % cfg.checkpoint_every == 0:
                     log.sync()
@@ -98,8 +112,8 @@ def train(
     log.end("run_stop", metadata={"status": "success" if reached else "aborted"})
     steps = step.count - first_step
     return Outcome(
-        benchmark=w.name, preset=preset, metric=metric, target=cfg.target,
-        higher_is_better=bench.higher_is_better, reached=reached, quality=curve[-1][1], steps=step.count,
+        benchmark=w.name, preset=preset, metric=metric, target=cfg.target, higher_is_better=bench.higher_is_better,
+        reached=reached, quality=curve[-1][1] if curve else math.nan, steps=step.count,
         samples=step.count * cfg.batch_size, run_seconds=clock.elapsed, init_seconds=init_seconds,
         samples_per_second=steps * cfg.batch_size / max(clock.training, 1e-9), data_wait_share=clock.data_wait_share,
         backends=choices(ranks.device.type), step_mode=step.mode, result=str(getattr(log, "path", "")), seed=seed,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mlperf_fast.ops.backend import Applies, Op, define, resolve
+from mlperf_fast.ops.backend import CUDA_DEVICES, Applies, Op, define, resolve
 from mlperf_fast.ops.checks import check_number
 from mlperf_fast.ops.updates import call_native, check_update, each, update, write
 
@@ -43,7 +43,10 @@ def lars_ref_(
 
 # 2. Who can do it, best first, and when ---------------------------------------------------------------------------
 
-LARS = Op("lars", {"cpp": Applies(("cpu",), (torch.float32,)), "ref": Applies()})
+LARS = Op(
+    "lars",
+    {"cpp": Applies(("cpu",), (torch.float32,)), "cuda": Applies(CUDA_DEVICES, (torch.float32,)), "ref": Applies()},
+)
 
 
 def _lars(params, grads, momentum_buffers, copies, weight_decays, adapted, *arguments):

@@ -62,6 +62,7 @@ def call_native(
     arguments  what follows the lists: tensors, arrays and None are handed over as addresses
 
     The function gets the lists' addresses, the sizes, the number of tensors, the types of the mixed lists, arguments.
+    One of _cuda that has an <op>_scratch(sizes, number of tensors) gets device memory behind, so many float64.
     """
     present = {name: tensors for name, tensors in lists.items() if tensors}
     found = dict(zip(present, read_matching(op, backend, present), strict=True))  # owns the tables until the call ends
@@ -78,7 +79,11 @@ def call_native(
     if backend == "cpp":
         getattr(_C, function)(*numbers)
     else:
-        _cuda.call(getattr(_cuda, function), lists[first][0], *numbers)
+        scratch = []
+        if hasattr(_cuda, f"{function}_scratch"):
+            size = getattr(_cuda, f"{function}_scratch")(sizes, count)
+            scratch.append(torch.empty(size, dtype=torch.float64, device=lists[first][0].device))
+        _cuda.call(getattr(_cuda, function), lists[first][0], *numbers, *map(address, scratch))
 
 
 def _number(argument: Any) -> Any:

@@ -3,9 +3,11 @@
 ADVICE = {
     "file": "name a result log that can be read; in a package, replace what isn't one",
     "log/empty": "the run wrote no record: look into its output, then run it again",
+    "log/many": "mend the findings that are shown, and check again",
     "log/unjudged": "report this file as a fault of mlperf-fast; until then don't submit it",
     "record": "write records from one process, each by one write of a whole line; never mend a log by hand",
     "record/cut": "the run was killed while it wrote; it counts as failed: run it again",
+    "record/many": "keep to the records that the rules ask for, and to a few for each step that is worth it",
     # The official compliance check
     "compliance": "change what the code logs, then run again; a log may not be edited",
     "compliance/stopped": "log values of the type that the rules give for this key, and run again",
@@ -21,6 +23,7 @@ ADVICE = {
     "sanity/evaluation-interval": "evaluate as often as the reference does; what was skipped would have cost time",
     "sanity/evaluation-items": "log the number of items in the evaluation set, not of batches",
     "sanity/clock": "one clock for a whole run: one run_start, one run_stop, no resetting of the system's time",
+    "sanity/clock-order": "log when it happens; a log put together later must keep the order",
     "sanity/init-time": "shorten what happens before run_start: compilation, warm-up, loading of weights",
     "sanity/pause": "start the clock when initialization ends, or tell the reviewers what the system did",
     "sanity/run-time": "log run_stop with the time at which it happened",

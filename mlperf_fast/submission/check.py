@@ -53,14 +53,15 @@ def passes(findings: Sequence[Finding]) -> bool:
     return Report("", "log", tuple(findings)).passes
 
 
-def check(paths: Sequence[str | os.PathLike[str]]) -> list[Report]:
+def check(paths: Sequence[str | os.PathLike[str]], *, bert_train_samples: bool = False) -> list[Report]:
     """A report on each thing at the paths: the tree, system descriptions, benchmarks, single logs.
 
-    UserError for a path that doesn't exist. Whatever a file or folder holds is a finding.
+    bert_train_samples: as the convergence test has it. UserError for a path that doesn't exist; whatever a file or
+    folder holds is a finding.
     """
     todo = [_look_at(os.fspath(path)) for path in paths]
     logs = {log.path: log for log in read_logs([log for one in todo for log in one.all_logs()])}
-    return [report for one in todo for report in one.reports(logs)]
+    return [report for one in todo for report in one.reports(logs, bert_train_samples)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,12 +76,12 @@ class _Todo:
     def all_logs(self) -> list[str]:
         return [*self.single, *(log for folder in self.benchmarks for log in folder.logs)]
 
-    def reports(self, logs: dict[str, Log]) -> Iterator[Report]:
+    def reports(self, logs: dict[str, Log], bert_train_samples: bool) -> Iterator[Report]:
         yield from self.done
         for path in self.descriptions:
             yield Report(path, "system description", tuple(description.check(path)))
         for folder in self.benchmarks:
-            yield _benchmark(folder, [logs[path] for path in folder.logs])
+            yield _benchmark(folder, [logs[path] for path in folder.logs], bert_train_samples)
         for path in self.single:
             log = logs[path]
             yield Report(path, "log", log.findings, log.benchmark, log.division, 1)
@@ -107,19 +108,20 @@ def _look_at(path: str) -> _Todo:
     return _Todo(done, tuple(sorted({b.description for b in benchmarks if b.description})), tuple(benchmarks))
 
 
-def _benchmark(folder: Folder, logs: Sequence[Log]) -> Report:
+def _benchmark(folder: Folder, logs: Sequence[Log], bert_train_samples: bool) -> Report:
     benchmark = common_benchmark(logs)
     division = next((log.division for log in logs if log.division), None)
     name = benchmark.log_name if benchmark else None
-    return Report(folder.path, "benchmark", tuple(runs.check(folder, logs)), name, division, len(logs))
+    findings = runs.check(folder, logs, bert_train_samples=bert_train_samples)
+    return Report(folder.path, "benchmark", tuple(findings), name, division, len(logs))
 
 
 # --- the command ----------------------------------------------------------------------------------------------------
 
 
-def main(paths: Sequence[str | os.PathLike[str]], as_json: bool = False) -> int:
+def main(paths: Sequence[str | os.PathLike[str]], as_json: bool = False, bert_train_samples: bool = False) -> int:
     """Prints findings and verdicts. Exit code: 0 all pass, 1 some don't. UserError (2) for a path that isn't there."""
-    reports = check(paths)
+    reports = check(paths, bert_train_samples=bert_train_samples)
     good = sum(report.passes for report in reports)
     if as_json:
         everything = {"ruleset": RULESET, "passes": good == len(reports), "reports": [_plain(one) for one in reports]}

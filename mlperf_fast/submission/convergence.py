@@ -39,10 +39,17 @@ class Convergence:
     verdicts: dict[str, rcp.Verdict] = field(default_factory=dict)
 
 
-def against_reference(folder: str, logs: Sequence[Log], custom: str | os.PathLike[str] | None = None) -> Convergence:
+def against_reference(
+    folder: str,
+    logs: Sequence[Log],
+    custom: str | os.PathLike[str] | None = None,
+    *,
+    bert_train_samples: bool = False,
+) -> Convergence:
     """Tests the runs of one benchmark against the package's points, or those of a file, whatever the division then.
 
-    UserError for a file that can't be used.
+    bert_train_samples: bert's epoch_num holds epochs, train_samples what was trained until convergence. UserError for a
+    file that can't be used.
     """
     benchmark = common_benchmark(logs)
     division = next((log.division for log in logs if log.division), None)
@@ -59,7 +66,11 @@ def against_reference(folder: str, logs: Sequence[Log], custom: str | os.PathLik
         what = f"several batch sizes ({', '.join(f'{b:g}' for b in batches)})" if batches else "no global_batch_size"
         return Convergence(folder, benchmark, division, untested=f"the logs hold {what}: nothing to compare with")
     references = rcp.table_from_file(custom, benchmark) if custom else rcp.table(benchmark)
-    epochs = tuple(log.converged_at if log.outcome == "success" else None for log in logs)
+    in_train_samples = bert_train_samples and benchmark.name == "bert"
+    epochs = tuple(
+        None if log.outcome != "success" else log.train_samples if in_train_samples else log.converged_at
+        for log in logs
+    )
     points = {method: rcp.points(references, benchmark, method) for method in rcp.METHODS}
     verdicts = {method: rcp.judge(epochs, batches[0], points[method], benchmark, method) for method in rcp.METHODS}
     passes = all(verdict.passes for verdict in verdicts.values())
@@ -74,6 +85,7 @@ def main(
     workload: str | None = None,
     custom: str | os.PathLike[str] | None = None,
     as_json: bool = False,
+    bert_train_samples: bool = False,
 ) -> int:
     """Prints the verdicts on the benchmarks at the paths, or the table of a workload's points.
 
@@ -86,7 +98,12 @@ def main(
         return 0
     found = [folder for path in paths for folder in folders.find_all(path)]
     logs = {log.path: log for log in read_logs([path for folder in found for path in folder.logs])}
-    tested = [against_reference(folder.path, [logs[path] for path in folder.logs], custom) for folder in found]
+    tested = [
+        against_reference(
+            folder.path, [logs[path] for path in folder.logs], custom, bert_train_samples=bert_train_samples
+        )
+        for folder in found
+    ]
     if as_json:
         print(json.dumps({"ruleset": RULESET, "convergence": [_plain(one) for one in tested]}, indent=1))
     else:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from mlperf_fast.submission.official import compliance
-from mlperf_fast.submission.records import Finding, Record, is_number, read_records, shown
+from mlperf_fast.submission.records import MAX_FAULTS, Finding, Record, is_number, read_records, shown
 from mlperf_fast.submission.sanity import number, sanity, text
 from mlperf_fast.suite import BENCHMARKS, CLOSED_KEYS, Benchmark
 
@@ -120,6 +120,9 @@ def _read_log(path: str) -> Log:
         said = {finding.line for finding in own if finding.rule == "sanity/init-time"}
         findings = [f for f in findings if not (f.rule == "compliance/init_stop" and f.line in said)]
     ordered = sorted(findings, key=lambda f: (f.line or 0, f.rule, f.message))
+    if len(ordered) > MAX_FAULTS:
+        more = f"{len(ordered) - MAX_FAULTS:,} more findings: mend what stands here first"
+        ordered = [*ordered[:MAX_FAULTS], Finding("log/many", None, more, "mlperf_fast")]
     started, stopped = _clock(records)
     outcome, converged_at = _convergence(records)
     return Log(

@@ -18,6 +18,9 @@ TOKEN = ":::MLLOG "
 _TOKEN = TOKEN.encode()
 _MARK = _TOKEN.strip()
 MAX_RECORD = 2**20  # bytes; real ones have some hundred
+# Of one file; real ones have some thousand records. With MAX_BYTES they bound what a hostile file can take of memory.
+MAX_RECORDS = 250_000
+MAX_FAULTS = 5_000
 MAX_BYTES = 50 * 2**20  # the official repository checker refuses larger files
 FORMAT_SOURCE = "mlperf-logging, mlp_parser for ruleset 2.0.0"
 
@@ -75,6 +78,10 @@ def read_records(path: str | os.PathLike[str]) -> tuple[list[Record], list[Findi
         findings += faults
         if record is not None:
             records.append(record)
+        if len(records) > MAX_RECORDS or len(findings) > MAX_FAULTS:
+            what = f"{MAX_FAULTS:,} faults" if len(findings) > MAX_FAULTS else f"{MAX_RECORDS:,} records"
+            findings.append(_fault("many", number, f"more than {what}: the rest of the file isn't read"))
+            break
         at = data.find(_MARK, end) if end >= 0 else -1
     if not records and not findings:
         what = f"none of its {len(data):,} bytes is a record (':::MLLOG {{...}}')" if data else "the file is empty"

@@ -22,7 +22,10 @@ _SEEDS = "mlperf-logging, seed_checker; training_rules.adoc v2.0, randomness"
 _RULES = "training_rules.adoc v2.0, results"
 _RCP = "training_rules.adoc v2.0, RCP; mlperf-logging, rcp_checker"
 # What a failed run may leave behind; anything else in a log is no mere failure, and isn't excused.
-_FAILURE = re.compile(r"compliance/.*|record/.*|log/empty|sanity/(init-time|status|evaluation-value|epoch-num)")
+_FAILURE = re.compile(
+    r"compliance/.*|record/.*|log/empty"
+    r"|sanity/(init-time|run-time|status|clock|epoch-num|evaluation-value|evaluation-outside-run)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +36,7 @@ class Runs:
     logs: Sequence[Log]
     benchmark: Benchmark | None
     described: dict[str, Any]
+    bert_train_samples: bool = False
 
     @property
     def dropped(self) -> int:
@@ -54,13 +58,15 @@ class Runs:
         return Finding(rule, None, message, source, severity, file or self.folder.path)
 
 
-def check(folder: Folder, logs: Sequence[Log]) -> list[Finding]:
+def check(folder: Folder, logs: Sequence[Log], *, bert_train_samples: bool = False) -> list[Finding]:
     """All findings on one benchmark's runs: the rules below, then each log's own. Logs in the order of the folder's.
+    bert_train_samples: as for the convergence test.
 
     Errors of logs become `dropped` when so few runs failed that they leave the score anyway.
     """
     described = description.read(folder.description) if folder.description else {}
-    runs = Runs(folder, logs, common_benchmark(logs), described if isinstance(described, dict) else {})
+    known = described if isinstance(described, dict) else {}
+    runs = Runs(folder, logs, common_benchmark(logs), known, bert_train_samples)
     found = [finding for rule in _RULES_OF_RUNS for finding in rule(runs)]
     excused = {log.path for log in runs.failed} if len(runs.failed) <= runs.dropped else set()
     for log in logs:
@@ -84,8 +90,9 @@ def _count(runs: Runs) -> Iterator[Finding]:
     elif len(runs.logs) != runs.benchmark.runs:
         message = f"{len(runs.logs)} logs; {runs.benchmark.log_name} demands exactly {runs.benchmark.runs}"
         yield runs.fault("runs/count", message, _PACKAGE)
-    numbers = [re.fullmatch(r"result_0*(\d{1,9})\.txt", os.path.basename(log.path)) for log in runs.logs]
-    if {int(match[1]) for match in numbers if match} != set(range(len(runs.logs))):
+    names = [re.fullmatch(r"result_0*(\d{1,9})\.txt", os.path.basename(log.path)) for log in runs.logs]
+    numbers = sorted(int(match[1]) for match in names if match)
+    if numbers not in (list(range(len(runs.logs))), list(range(1, len(runs.logs) + 1))):
         message = f"expected the logs to be result_0.txt to result_{len(runs.logs) - 1}.txt, found {_names(runs.logs)}"
         yield runs.fault("runs/names", message, "submission_rules.adoc v2.0, package", "warning")
 
@@ -225,7 +232,7 @@ def _convergence(runs: Runs) -> Iterator[Finding]:
     logs = [replace(log, division="closed") for log in runs.logs]
     if len({log.batch for log in logs if log.batch is not None}) > 1:
         return  # runs/mixed-batch says so
-    found = convergence.against_reference(runs.folder.path, logs)
+    found = convergence.against_reference(runs.folder.path, logs, bert_train_samples=runs.bert_train_samples)
     if found.untested:
         yield runs.fault("rcp/untested", found.untested, _RCP)
         return

@@ -2,13 +2,14 @@
 
 import csv
 import json
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from mlperf_fast.benchmarks import command, competitors, options
+from mlperf_fast.benchmarks import command, competitors, options, peer_memory
 
 from mlperf_fast import cli, suite, system
 from mlperf_fast.workloads import has_trainer
@@ -17,9 +18,13 @@ ROOT = Path(__file__).parents[2]
 ALONE = ("memory", "overhead")  # they compare no backends of an op
 
 
-def run(module: str, *arguments: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", module, *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+def exit_code(module: str, arguments: list[str], monkeypatch) -> int:
+    """Of `python -m mlperf_fast.MODULE …`, in this process."""
+    monkeypatch.setattr(sys, "argv", ["python", *arguments])
+    monkeypatch.delitem(sys.modules, f"mlperf_fast.{module}", raising=False)  # runpy warns where it was imported
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module(f"mlperf_fast.{module}", run_name="__main__")
+    return ended.value.code
 
 
 def results(folder: Path, stem: str) -> tuple[dict, list[dict]]:
@@ -57,7 +62,8 @@ def check(found: dict, lines: list[dict], printed: str) -> None:
 def quick(tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess]:
     """One run of all ops on tiny shapes: where it wrote, and what it printed."""
     folder = tmp_path_factory.mktemp("results")
-    done = run("benchmarks", "--quick", "--device", "cpu", "--threads", "1", "--out", str(folder))
+    command = [sys.executable, "-m", "benchmarks", "--quick", "--device", "cpu", "--threads", "1", "--out", str(folder)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return folder, done
 
@@ -115,31 +121,33 @@ def test_a_single_op_by_the_command(tmp_path, capsys):
     check(*results(tmp_path, "dot_interaction"), printed)
 
 
-def test_whole_step(tmp_path):
-    done = run("benchmarks.steps", "--quick", "--threads", "1", "--out", str(tmp_path))
-    assert done.returncode == 0, done.stderr
+def test_the_blocks_of_the_allocators_benchmark_run():
+    for block in (peer_memory.layer_norm, peer_memory.dlrm_step):
+        block(quick=True)(0)
+
+
+def test_whole_step(tmp_path, monkeypatch, capsys):
+    assert exit_code("benchmarks.steps", ["--quick", "--device", "cpu", "--out", str(tmp_path)], monkeypatch) == 0
     found, lines = results(tmp_path, "steps")
     assert set(found["rows"][0]["ratios"]) == {"plain sparse", "plain dense"}
     assert found["rows"][0]["results"]["facebookresearch"].startswith("not run: `git clone")  # how to get it
-    check(found, lines, done.stdout)
+    check(found, lines, capsys.readouterr().out)
 
 
 @pytest.mark.parametrize(
     ("module", "arguments", "message"),
     [
-        ("mlperf_fast", ["bench", "embeding_bag"], "did you mean 'embedding_bag'?"),
+        ("__main__", ["bench", "embeding_bag"], "did you mean 'embedding_bag'?"),
         ("benchmarks.bench_sgd", ["--threads", "0"], "expected a whole number of 1 or more, found '0'"),
-        ("benchmarks", ["--fbgemm-python", "/nowhere/python"], "there is no such file: /nowhere/python"),
+        ("benchmarks.__main__", ["--fbgemm-python", "/nowhere/python"], "there is no such file: /nowhere/python"),
         ("benchmarks.steps", ["--dlrm-repo", "/nowhere"], "/nowhere is no checkout of facebookresearch/dlrm"),
         ("benchmarks.figures", ["--fast"], "unrecognized arguments: --fast"),
         ("benchmarks.figures", ["dlrm"], "no set of figures is called 'dlrm'; did you mean 'dlrm_ops'?"),
     ],
 )
-def test_bad_arguments_exit_with_2_and_say_what_is_wrong(module, arguments, message):
-    done = run(module, *arguments)
-    assert done.returncode == 2
-    assert message in done.stderr
-    assert "Traceback" not in done.stderr
+def test_bad_arguments_exit_with_2_and_say_what_is_wrong(module, arguments, message, monkeypatch, capsys):
+    assert exit_code(module, arguments, monkeypatch) == 2
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.skipif("__import__('torch').cuda.is_available()", reason="says what happens where there is no GPU")
@@ -194,9 +202,9 @@ def test_the_apex_of_pypi_is_not_nvidias(monkeypatch):
     assert "https://github.com/NVIDIA/apex" in found
 
 
-def test_every_workload_has_its_step_measured_in_each_precision(tmp_path):
-    done = run("benchmarks.workload_steps", "--quick", "--device", "cpu", "--threads", "1", "--out", str(tmp_path))
-    assert done.returncode == 0, done.stderr
+def test_every_workload_has_its_step_measured_in_each_precision(tmp_path, monkeypatch):
+    arguments = ["--quick", "--device", "cpu", "--out", str(tmp_path)]
+    assert exit_code("benchmarks.workload_steps", arguments, monkeypatch) == 0
     rows = results(tmp_path, "workload_steps")[0]["rows"]
     landed = [name for name in suite.BENCHMARKS if has_trainer(name)]
     assert [row["op"] for row in rows] == [f"{name} step" for name in landed]
@@ -205,7 +213,6 @@ def test_every_workload_has_its_step_measured_in_each_precision(tmp_path):
         assert timings == {"fp32", "bf16", "fp16"}
 
 
-def test_a_preset_that_no_workload_has_is_refused():
-    done = run("benchmarks.workload_steps", "--preset", "huge")
-    assert done.returncode == 2
-    assert "no workload has a preset 'huge'" in done.stderr
+def test_a_preset_that_no_workload_has_is_refused(monkeypatch, capsys):
+    assert exit_code("benchmarks.workload_steps", ["--preset", "huge"], monkeypatch) == 2
+    assert "no workload has a preset 'huge'" in capsys.readouterr().err

@@ -6,6 +6,7 @@ from multi_tensor import calling, copied, random
 from numerics import backends, compare, device, threads
 
 from mlperf_fast.errors import UserError
+from mlperf_fast.loop.capture_safety import capture_safe
 from mlperf_fast.ops import adam_, ema_, lamb_, lars_, sgd_, sgd_momentum_
 from mlperf_fast.ops.lists import Kept
 
@@ -59,6 +60,24 @@ def test_same_bits_for_any_number_of_threads(name, backend):
             call(name)(results[-1], backend)
     assert_same(results[0], results[1])
     assert_same(results[0], results[2])
+
+
+@on["native"]
+def test_same_bits_each_time(name, backend):
+    """In the emulator blocks run in another order each time."""
+    results = [make(name, [(100,)] * 5 + [(9_000,), (1,)], device(backend)) for _ in range(5)]
+    for lists in results:
+        call(name)(lists, backend)
+        assert_same(lists, results[0])
+
+
+@on["all"]
+def test_can_be_captured(name, backend):
+    op, _, scalars = UPDATES[name]
+    lists = make(name, [(4, 5), (1,)], device(backend))
+    given = {scalar: torch.tensor(x, device=device(backend)) for scalar, x in {**scalars, "found_inf": 0.0}.items()}
+    with capture_safe():
+        op(**lists, **given, backend=backend)
 
 
 @on["all"]

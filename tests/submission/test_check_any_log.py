@@ -4,6 +4,8 @@ import contextlib
 import json
 import logging
 import os
+import subprocess
+import sys
 import time
 
 import pytest
@@ -14,7 +16,7 @@ from mlperf_logging.compliance_checker.mlp_parser.ruleset_200 import strip_and_d
 from result_logs import changed, line_of, official_verdict, two_on_a_line
 
 from mlperf_fast.submission.check import check_file, passes
-from mlperf_fast.submission.records import TOKEN, read_records
+from mlperf_fast.submission.records import MAX_FAULTS, TOKEN, read_records
 
 
 def test_every_prefix_has_findings_and_none_a_traceback(tmp_path, demo):
@@ -132,6 +134,40 @@ def test_a_rule_file_is_applied_once(file, demo):
     findings = check_file(file([*closed, *[lars] * 10_000]))
     assert time.process_time() - before < 4
     assert len([finding for finding in findings if finding.rule == "compliance/lars_epsilon"]) == 1
+
+
+SIZE = 50 * 2**20 - 1000  # the most that is read
+LINE = b':::MLLOG {"key":"%s","value":%s,"metadata":{},"time_ms":1}\n'
+CLOSED = LINE % (b"submission_benchmark", b'"maskrcnn"') + LINE % (b"submission_division", b'"closed"')
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "unit",
+    [
+        b":::MLLOG\n",
+        b":::MLLOG ",
+        b"\r",
+        b"\0",
+        b"x:::MLLOG {\n",
+        LINE % (b"a", b"1"),
+        LINE % (b"eval_accuracy", b"{}"),
+    ],
+)
+def test_the_largest_hostile_file_takes_bounded_time_and_memory(file, unit):
+    """In a process of its own: 50 MiB of the worst lines."""
+    path = file(CLOSED + unit * (SIZE // len(unit)))
+    code = (
+        "import resource, sys; from mlperf_fast.submission.check import check_file, passes;"
+        "found = check_file(sys.argv[1]); used = resource.getrusage(resource.RUSAGE_SELF);"
+        "print(passes(found), len(found), used.ru_maxrss // 1024, used.ru_utime)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=True)
+    good, findings, mebibytes, seconds = done.stdout.split()
+    assert good == "False"
+    assert int(findings) <= MAX_FAULTS + 2
+    assert int(mebibytes) < 600
+    assert float(seconds) < 30
 
 
 def test_of_two_records_on_a_line_the_last_is_seen(file, demo):

@@ -1,11 +1,14 @@
 """`check` on folders and packages: every fault is named, the official verdict is kept, and nothing is changed."""
 
 import contextlib
+import io
 import json
 import logging
 import os
 import re
 import shutil
+import subprocess
+import sys
 import warnings
 
 import closed_logs
@@ -17,7 +20,7 @@ from mlperf_logging.package_checker import package_checker
 from mlperf_logging.rcp_checker import rcp_checker
 
 from mlperf_fast.errors import UserError
-from mlperf_fast.submission import check
+from mlperf_fast.submission import check, convergence, score
 from mlperf_fast.suite import BENCHMARKS
 
 
@@ -326,6 +329,17 @@ def test_more_than_one_aborted_run_fails_in_open_too(tmp_path, write_log):
     assert "runs/failed" in errors(tmp_path)
 
 
+def test_the_commands_need_no_torch(package):
+    """On a laptop that has the logs, and no torch to import."""
+    code = (
+        "import sys; sys.modules['torch'] = None; from mlperf_fast import cli;"
+        "sys.exit(any(cli.main([*command, sys.argv[1]]) for command in (['check'], ['rcp'], ['score', '--csv'])))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, package], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "passes ruleset 2.0.0 as closed resnet" in done.stdout
+
+
 # --- hostile files and folders ----------------------------------------------------------------------------------------
 
 
@@ -436,7 +450,13 @@ def test_spoilt_logs_in_a_folder(tmp_path, quick_official, data):
             path.write_bytes(content[:at] + new + content[at + len(old) :])
     found = findings(root)
     assert not any(finding.rule == "log/unjudged" for finding in found)
-    json.dumps([finding.message for finding in found])
+    for command in (check.main, convergence.main, score.main):  # each prints, and ends with a verdict
+        with contextlib.redirect_stdout(io.StringIO()) as said:
+            assert command([str(root)]) in (0, 1)
+        assert all(c.isprintable() or c == "\n" for c in said.getvalue())
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        check.main([str(root)], as_json=True)
+    assert json.loads(said.getvalue())["passes"] == (not any(finding.severity == "error" for finding in found))
     if official(root, tmp_path / "copy") is not True:
         assert any(finding.severity == "error" for finding in found)
 

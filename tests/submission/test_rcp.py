@@ -4,6 +4,7 @@ import io
 import json
 import logging
 import math
+import re
 
 import closed_logs
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from mlperf_logging.rcp_checker import rcp_checker
 
 from mlperf_fast.errors import UserError
-from mlperf_fast.submission import convergence, rcp
+from mlperf_fast.submission import check, convergence, rcp, score
 from mlperf_fast.submission.logs import read_logs
 from mlperf_fast.suite import BENCHMARKS
 
@@ -223,6 +224,20 @@ def test_what_is_not_tested(tmp_path, write_log):
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty/result_0.txt").write_text("")
     assert not the_verdict(tmp_path / "empty").passes
+
+
+def test_bert_logs_that_count_epochs(tmp_path, capsys):
+    folder = closed_logs.folder(tmp_path / "bert", "bert", batch=448, epochs=(2_700_000,))
+    for path in folder.glob("*.txt"):
+        text = path.read_text().replace('"train_samples", "value": 1000000', '"train_samples", "value": 2700000')
+        path.write_text(re.sub(r'"epoch_num": [0-9]+', '"epoch_num": 3', text))
+    assert convergence.main([str(folder)]) == 1
+    assert convergence.main([str(folder)], bert_train_samples=True) == 0
+    assert "mean without the smallest and the largest: 2,700,000" in capsys.readouterr().out
+    assert check.main([str(folder)]) == 1
+    assert check.main([str(folder)], bert_train_samples=True) == 0
+    ((one,),) = score.scores([str(folder)])
+    assert one.samples_per_second == 2_700_000 / 1800
 
 
 def points_file(path, **fields):

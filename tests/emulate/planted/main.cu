@@ -27,6 +27,8 @@ static const struct {
     PLANTED(shuffle_in_branch),
     PLANTED(shuffle_from_absent_lane),
     PLANTED(ballot_with_two_masks),
+    PLANTED(tile_misaligned),
+    PLANTED(tile_in_branch),
     PLANTED(blocks_write_one_place),
     PLANTED(last_block_without_fence),
     PLANTED(atomic_and_plain),

@@ -37,6 +37,8 @@ void shuffle_mask_without_caller(bool bug);
 void shuffle_in_branch(bool bug);
 void shuffle_from_absent_lane(bool bug);
 void ballot_with_two_masks(bool bug);
+void tile_misaligned(bool bug);
+void tile_in_branch(bool bug);
 void blocks_write_one_place(bool bug);
 void last_block_without_fence(bool bug);
 void atomic_and_plain(bool bug);
