@@ -19,7 +19,7 @@ from mlperf_fast.ops.adam import adam_
 from . import command, multi_tensor
 from .competitors import backends, compiled_lists, library
 from .measure import Local, Row
-from .multi_tensor import Call, Grads, Update, advancing, each_set, optimizers, scalar, zeros_like
+from .multi_tensor import Call, Grads, Update, advancing, each_set, optimizers, scalar, state_like, zeros_like
 
 DEVICES = ("cpu", "cuda")
 UPDATE = Update("adam", bytes=28, flops=14, resident=16)  # csrc/adam.h
@@ -49,7 +49,7 @@ def ours(grads: Grads, backend: str) -> Call:
     numbers = {"betas": BETAS, "eps": EPS, "weight_decay": DECAY, "decoupled": True, "backend": backend}
 
     def one_set(params: list[Tensor], grads: list[Tensor]):
-        m, v = zeros_like(params), zeros_like(params)
+        m, v = state_like(params), state_like(params)
         return advancing(lambda step: adam_(params, grads, m, v, lr, step, **numbers), params)
 
     return each_set(grads, one_set)

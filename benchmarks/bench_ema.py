@@ -11,8 +11,10 @@ from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
 
 import torch
+from torch import Tensor
 
 from mlperf_fast.ops.ema import ema_
+from mlperf_fast.ops.lists import Kept
 
 from . import command, multi_tensor
 from .competitors import backends, compiled_lists
@@ -40,7 +42,12 @@ def candidates(chosen: Namespace, params: Grads):
 
 def ours(params: Grads, backend: str) -> Call:
     decay = scalar(DECAY, params[0])
-    return by(params, lambda averages, params: ema_(averages, params, decay, backend=backend))
+
+    def one_set(averages: list[Tensor], params: list[Tensor]):
+        kept = Kept(averages)
+        return lambda: ema_(kept, params, decay, backend=backend)
+
+    return each_set(params, one_set)
 
 
 def by(params: Grads, update) -> Call:

@@ -10,6 +10,7 @@ apex            NVIDIA's LARC around torch.optim.SGD(foreach=True)
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,7 +20,7 @@ from mlperf_fast.ops.lars import lars_
 from . import command, multi_tensor
 from .competitors import backends, compiled_lists, library
 from .measure import Local, Row
-from .multi_tensor import Call, Grads, Update, each_set, optimizers, scalar, zeros_like
+from .multi_tensor import Call, Grads, Update, each_set, optimizers, scalar, state_like, zeros_like
 
 DEVICES = ("cpu", "cuda")
 UPDATE = Update("lars", bytes=20, flops=11, resident=12)  # csrc/lars.h where a tensor stays in the cache
@@ -45,14 +46,14 @@ def candidates(chosen: Namespace, grads: Grads):
 def ours(grads: Grads, backend: str) -> Call:
     lr = scalar(LR, grads[0])
     numbers = {"momentum": MOMENTUM, "eta": ETA, "weight_decay": DECAY, "backend": backend}
-    return with_buffers(grads, lambda params, grads, buffers: lars_(params, grads, buffers, lr, **numbers))
+    return with_buffers(grads, lambda params, grads, buffers: lars_(params, grads, buffers, lr, **numbers), state_like)
 
 
-def with_buffers(grads: Grads, update: Callable[..., object]) -> Call:
-    """`update(params, grads, buffers)` with buffers of each set's own."""
+def with_buffers(grads: Grads, update: Callable[..., object], make: Callable[..., Any] = zeros_like) -> Call:
+    """`update(params, grads, buffers)` with buffers of each set's own, by make(params)."""
 
     def one_set(params: list[Tensor], grads: list[Tensor]):
-        buffers = zeros_like(params)
+        buffers = make(params)
         return lambda: update(params, grads, buffers)
 
     return each_set(grads, one_set)

@@ -19,7 +19,7 @@ from mlperf_fast.ops.sgd_momentum import sgd_momentum_
 from . import command, multi_tensor
 from .competitors import backends, compiled_lists, library
 from .measure import Local, Row
-from .multi_tensor import Call, Grads, Update, advancing, each_set, optimizers, scalar, zeros_like
+from .multi_tensor import Call, Grads, Update, advancing, each_set, optimizers, scalar, state_like, zeros_like
 
 DEVICES = ("cpu", "cuda")
 UPDATE = Update("sgd_momentum", bytes=20, flops=9, resident=12)  # csrc/sgd_momentum.h
@@ -46,7 +46,7 @@ def ours(grads: Grads, backend: str) -> Call:
     numbers = {"momentum": MOMENTUM, "weight_decay": DECAY, "backend": backend}
 
     def one_set(params: list[Tensor], grads: list[Tensor]):
-        buffers = zeros_like(params)
+        buffers = state_like(params)
         return advancing(lambda step: sgd_momentum_(params, grads, buffers, lr, step, **numbers), params)
 
     return each_set(grads, one_set)

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mlperf_fast.ops.lists import Kept
+
 from . import ceilings, command, machine, shapes
 from .competitors import best
 from .measure import Candidate, Row, compare, rotation
@@ -64,6 +66,11 @@ def optimizers(grads: Grads, build: Callable[[list[Tensor]], torch.optim.Optimiz
 
 def zeros_like(tensors: Sequence[Tensor]) -> list[Tensor]:
     return [torch.zeros_like(tensor) for tensor in tensors]
+
+
+def state_like(tensors: Sequence[Tensor]) -> Kept:
+    """What our optimizers keep for each parameter, as they keep it."""
+    return Kept(zeros_like(tensors))
 
 
 def scalar(value: float, like: Sequence[Tensor]) -> Tensor:
