@@ -43,6 +43,25 @@ bool contiguous(const TensorView& x, int64_t elements) {
     return true;
 }
 
+// 0 for row-major order, a number of its own for each other order of dimensions (channels last), -1 where the elements
+// don't fill one stretch of memory. From the innermost dimension on, four bits name the next one.
+int64_t layout(const TensorView& x, int64_t elements) {
+    if (contiguous(x, elements)) return 0;
+    if (x.dimensions > 15) return -1;
+    int64_t code = 0, expected = 1;
+    unsigned left = 0;
+    for (int i = 0; i < x.dimensions; ++i) left |= (x.shape[i] != 1) << i;  // of size 1, it may have any stride
+    while (left) {
+        int next = 0;
+        while (next < x.dimensions && !(left >> next & 1 && x.strides[next] == expected)) ++next;
+        if (next == x.dimensions) return -1;
+        expected *= x.shape[next];
+        code = code << 4 | (next + 1);
+        left &= ~(1u << next);
+    }
+    return code;
+}
+
 bool alike(const TensorView& x, const TensorView& y) {
     return x.device.type == y.device.type && x.device.number == y.device.number && x.dtype.code == y.dtype.code &&
            x.dtype.bits == y.dtype.bits && x.dtype.lanes == y.dtype.lanes;
@@ -51,7 +70,7 @@ bool alike(const TensorView& x, const TensorView& y) {
 }  // namespace
 
 std::tuple<int, int, int, int, int64_t> read_tensors(const py::capsule& exchange, const py::list& tensors,
-                                                     uintptr_t addresses, uintptr_t sizes) {
+                                                     uintptr_t addresses, uintptr_t sizes, uintptr_t layouts) {
     const auto* api = static_cast<Exchange*>(PyCapsule_GetPointer(exchange.ptr(), "dlpack_exchange_api"));
     if (!api) throw py::error_already_set();
     if (api->major != 1) throw py::value_error("read_tensors knows DLPack's version 1 only");
@@ -62,9 +81,11 @@ std::tuple<int, int, int, int, int64_t> read_tensors(const py::capsule& exchange
         if (api->view_of_object(tensor.ptr(), &x)) throw py::error_already_set();
         if (n == 0) first = x;
         const int64_t elements = count(x);
-        if (!alike(x, first) || !contiguous(x, elements) || (elements && !x.data)) break;
+        const int64_t order = layout(x, elements);
+        if (!alike(x, first) || order < 0 || (elements && !x.data)) break;
         pointer<int64_t>(addresses)[n] = reinterpret_cast<int64_t>(x.data) + static_cast<int64_t>(x.byte_offset);
         pointer<int64_t>(sizes)[n] = elements;
+        pointer<int64_t>(layouts)[n] = order;
         ++n;
     }
     const int64_t odd = n == static_cast<int64_t>(tensors.size()) ? -1 : n;

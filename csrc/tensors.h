@@ -7,8 +7,8 @@
 #include <tuple>
 
 // (device type, device number, dtype code, dtype bits, odd): DLPack's numbers for the first tensor, and the place of
-// the first tensor that isn't like it, isn't contiguous or has no memory, -1 if there is none. Fills addresses and
-// sizes, int64 [n] each, up to there. `tensors` must not be empty. Raises what the framework raises for an object that
-// is no tensor.
+// the first tensor that isn't like it, has gaps or no memory, -1 if there is none. Fills addresses, sizes and layouts,
+// int64 [n] each, up to there; a layout is 0 for row-major order, and another number for each other order of
+// dimensions. `tensors` must not be empty. Raises what the framework raises for an object that is no tensor.
 std::tuple<int, int, int, int, int64_t> read_tensors(const pybind11::capsule& exchange, const pybind11::list& tensors,
-                                                     uintptr_t addresses, uintptr_t sizes);
+                                                     uintptr_t addresses, uintptr_t sizes, uintptr_t layouts);

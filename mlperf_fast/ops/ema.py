@@ -52,9 +52,9 @@ def ema_(
 ) -> None:
     """averages[i] = decay * averages[i] + (1 - decay) * params[i], in place, for all i at once.
 
-    averages   contiguous float32 tensors (any float on ref) on one device; none may overlap. Empty lists and empty
-               tensors are fine
-    params     as many of the same shapes, float32, bfloat16 or float16
+    averages   float32 tensors (any float on ref) on one device, contiguous or channels last; none may overlap. Empty
+               lists and empty tensors are fine
+    params     as many of the same shapes and strides, float32, bfloat16 or float16
     decay      one float32 on their device, as is
     found_inf  other than 0: nothing is written
 

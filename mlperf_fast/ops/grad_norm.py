@@ -9,8 +9,8 @@ from torch import Tensor
 from mlperf_fast import _C
 from mlperf_fast.errors import UserError
 from mlperf_fast.ops.backend import Applies, Op, define, resolve, traced
-from mlperf_fast.ops.checks import FLOATS, address, check, check_contiguous, check_scalar
-from mlperf_fast.ops.lists import TensorList, read
+from mlperf_fast.ops.checks import FLOATS, address, check, check_scalar
+from mlperf_fast.ops.lists import TensorList, check_dense, read
 
 # 1. The truth ---------------------------------------------------------------------------------------------------
 
@@ -65,7 +65,7 @@ def _by_type(op: str, grads: Sequence[Tensor]) -> tuple[array, array, array]:
     addresses, sizes = array("q"), array("q")
     for i, g in enumerate(grads):
         check(op, f"grads[{i}]", g, g.shape, FLOATS, grads[0])
-        check_contiguous(op, f"grads[{i}]", g)
+        check_dense(op, f"grads[{i}]", g)
     for place, dtype in enumerate(FLOATS):
         same = [g for g in grads if g.dtype == dtype]
         counts[place] = len(same)
@@ -104,8 +104,8 @@ def grad_norm(
 ) -> Tensor:
     """grad_scale · the L2 norm over all elements of all gradients: float64 [], on their device.
 
-    grads       contiguous float32, bfloat16 and float16 tensors in any mixture, on one device (any float on ref);
-                at least one; empty ones are fine
+    grads       float32, bfloat16 and float16 tensors in any mixture, contiguous or channels last, on one device (any
+                float on ref); at least one; empty ones are fine
     grad_scale  one float32 there: the factor that undoes loss scaling; 1 when absent
     found_inf   one float32 there: set to 1 where an element is infinite or NaN, else left as it is
 

@@ -185,8 +185,8 @@ def lamb_(
         p -= lr * r * u                              r = |p| / |u| where `adapted` and neither is 0, else 1
 
     params, exp_avgs (m), exp_avg_sqs (v)
-                   as many contiguous float32 tensors each (any float on ref), on one device, of equal shapes; none may
-                   overlap. Empty lists and empty tensors are fine
+                   as many float32 tensors each (any float on ref), on one device, of equal shapes, contiguous or all
+                   channels last; none may overlap. Empty lists and empty tensors are fine
     grads          the same, float32, bfloat16 or float16
     copies         as many tensors, or none: the new params are written there too, rounded to float16 or bfloat16
     lr, step       one float32 each on their device. `step` counts this update, from 1; the caller advances it, and

@@ -93,8 +93,9 @@ def lars_(
         b = momentum * b + r * (g + weight_decay * p)          p -= lr * b
 
     params, momentum_buffers (b)
-                   as many contiguous float32 tensors each (any float on ref), on one device, of equal shapes; none may
-                   overlap. Buffers are zeros before the first step. Empty lists and empty tensors are fine
+                   as many float32 tensors each (any float on ref), on one device, of equal shapes, contiguous or all
+                   channels last; none may overlap. Empty lists and empty tensors are fine. Buffers are zeros before
+                   the first step
     grads          the same, float32, bfloat16 or float16
     copies         as many tensors, or none: the new params are written there too, rounded to float16 or bfloat16
     lr             one float32 on their device, as are

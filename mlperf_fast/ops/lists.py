@@ -18,16 +18,20 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from mlperf_fast import _C
 from mlperf_fast.errors import UserError
-from mlperf_fast.ops.checks import check, check_contiguous
+from mlperf_fast.ops.checks import check
 
 EXCHANGE: Any = getattr(Tensor, "__dlpack_c_exchange_api__", None)
 
 
 class TensorList(NamedTuple):
-    """Addresses and elements (int64 each) of contiguous tensors of one dtype in one place."""
+    """Addresses, elements and layouts (int64 each) of tensors of one dtype in one place, each without gaps in memory.
+
+    A layout is 0 for a contiguous tensor, and a number of its own for each other order of dimensions (channels last).
+    """
 
     addresses: array
     sizes: array
+    layouts: array
     place: tuple  # the device
     kind: tuple  # the dtype
 
@@ -44,7 +48,7 @@ class Kept(tuple):
 
 
 def read(tensors: Sequence[Tensor]) -> TensorList | None:
-    """What the tensors (at least one) have in common and where they lie; None where they aren't alike or contiguous."""
+    """What the tensors (at least one) have in common and where they lie; None where they aren't alike or have gaps."""
     if not isinstance(tensors, Kept):
         return _read(tensors)
     if tensors.found is None:
@@ -56,22 +60,23 @@ def _read(tensors: Sequence[Tensor]) -> TensorList | None:
     if EXCHANGE is None:
         return _read_by_properties(tensors)
     addresses = array("q", bytes(8 * len(tensors)))
-    sizes = addresses[:]
+    sizes, layouts = addresses[:], addresses[:]
+    tables = (table.buffer_info()[0] for table in (addresses, sizes, layouts))
     try:
-        *numbers, odd = _C.read_tensors(EXCHANGE, list(tensors), addresses.buffer_info()[0], sizes.buffer_info()[0])
+        *numbers, odd = _C.read_tensors(EXCHANGE, list(tensors), *tables)
     except (RuntimeError, BufferError, TypeError, ValueError):  # a tensor without memory of its own, such as a fake one
         return None
-    return TensorList(addresses, sizes, tuple(numbers[:2]), tuple(numbers[2:])) if odd < 0 else None
+    return TensorList(addresses, sizes, layouts, tuple(numbers[:2]), tuple(numbers[2:])) if odd < 0 else None
 
 
 def read_matching(op: str, backend: str, lists: dict[str, Sequence[Tensor]]) -> list[TensorList]:
-    """Reads lists, by name, whose i-th tensors belong together: one shape, one device; each list has its own dtype.
+    """Reads lists, by name, whose i-th tensors belong together: one shape, layout and device; a list has its own dtype.
 
-    UserError for the first tensor that isn't contiguous or doesn't match. The lists are equally long and not empty.
+    UserError for the first tensor that has gaps or doesn't match. The lists are equally long and not empty.
     """
     found = [read(tensors) for tensors in lists.values()]
     first = found[0]
-    if first is None or any(one is None or one.sizes != first.sizes or one.place != first.place for one in found):
+    if first is None or any(one is None or one[1:4] != first[1:4] for one in found):
         raise_for_odd_one(op, lists)
         raise UserError(f"{op}: backend {backend} takes plain tensors with memory of their own")
     return found  # type: ignore[return-value]
@@ -79,11 +84,36 @@ def read_matching(op: str, backend: str, lists: dict[str, Sequence[Tensor]]) -> 
 
 def raise_for_odd_one(op: str, lists: dict[str, Sequence[Tensor]]) -> None:
     """UserError for the first tensor that isn't like the first list's at its place, or its own list's first."""
-    like, *_ = lists.values()
+    first, like = next(iter(lists.items()))
     for i in range(len(like)):
         for name, tensors in lists.items():
             check(op, f"{name}[{i}]", tensors[i], like[i].shape, (tensors[0].dtype,), like[0])
-            check_contiguous(op, f"{name}[{i}]", tensors[i])
+            check_dense(op, f"{name}[{i}]", tensors[i])
+            if layout(tensors[i]) != layout(like[i]):
+                found, expected = list(tensors[i].stride()), list(like[i].stride())
+                raise UserError(f"{op}: {name}[{i}] has strides {found}, expected those of {first}[{i}], {expected}")
+
+
+def check_dense(op: str, name: str, x: Tensor) -> None:
+    """The elements fill one stretch of memory, in any order of dimensions: what elementwise native code takes."""
+    if layout(x) is None:
+        found = f"found strides {list(x.stride())} for shape {list(x.shape)}"
+        raise UserError(f"{op}: {name} must be contiguous or channels last, without gaps, {found}")
+
+
+def layout(x: Tensor) -> int | None:
+    """0 for a contiguous tensor, a number for each other order of dimensions, None where there are gaps or overlaps."""
+    if x.is_contiguous():
+        return 0
+    left = {d for d in range(x.dim()) if x.shape[d] != 1}
+    code, expected = 0, 1
+    while left:
+        inner = next((d for d in left if x.stride(d) == expected), None)
+        if inner is None:
+            return None
+        left.remove(inner)
+        code, expected = 16 * code + inner + 1, expected * x.shape[inner]
+    return code
 
 
 def device_table(numbers: np.ndarray, device: torch.device) -> Tensor:
@@ -128,15 +158,17 @@ _later: list[tuple[Tensor, np.ndarray]] | None = None  # tables to be filled whe
 def _read_by_properties(tensors: Sequence[Tensor]) -> TensorList | None:
     first = tensors[0]
     place = _is_cpu if first.is_cpu else Tensor.get_device  # which is -1 for the CPU, but for other devices too
-    if (
-        {*map(_dtype, tensors)} != {first.dtype}
-        or {*map(place, tensors)} != {place(first)}
-        or not all(map(Tensor.is_contiguous, tensors))
-    ):
+    if {*map(_dtype, tensors)} != {first.dtype} or {*map(place, tensors)} != {place(first)}:
         return None
     # A list first: array() takes one a quarter faster than an iterator.
     addresses, sizes = array("q", [*map(Tensor.data_ptr, tensors)]), array("q", [*map(Tensor.numel, tensors)])
-    return TensorList(addresses, sizes, (first.device,), (first.dtype,))
+    layouts = array("q", bytes(8 * len(tensors)))
+    if not all(map(Tensor.is_contiguous, tensors)):
+        found = [*map(layout, tensors)]
+        if None in found:
+            return None
+        layouts = array("q", found)  # type: ignore[arg-type]
+    return TensorList(addresses, sizes, layouts, (first.device,), (first.dtype,))
 
 
 _dtype, _is_cpu = attrgetter("dtype"), attrgetter("is_cpu")

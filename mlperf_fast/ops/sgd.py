@@ -81,8 +81,8 @@ def sgd_(
 ) -> None:
     """params[i] -= lr * grad_scale * grads[i], in place, for all i at once.
 
-    params, grads  as many contiguous float32 tensors each (any float on ref), on one device, of equal sizes; they may
-                   not overlap. Empty lists and empty tensors are fine
+    params, grads  as many float32 tensors each (any float on ref), on one device, of equal shapes, contiguous or all
+                   channels last; none may overlap. Empty lists and empty tensors are fine
     lr             one float32 on their device, as are
     grad_scale     the factor that undoes loss scaling (1 when absent; torch's fused optimizers divide by theirs), and
     found_inf      other than 0: nothing is updated

@@ -95,8 +95,8 @@ def sgd_momentum_(
         p -= lr * b                                 or, with nesterov: p -= lr * (g + momentum * b)
 
     params, momentum_buffers (b)
-                   as many contiguous float32 tensors each (any float on ref), on one device, of equal shapes; none may
-                   overlap. Empty lists and empty tensors are fine
+                   as many float32 tensors each (any float on ref), on one device, of equal shapes, contiguous or all
+                   channels last; none may overlap. Empty lists and empty tensors are fine
     grads          the same, float32, bfloat16 or float16
     copies         as many tensors, or none: the new params are written there too, rounded to float16 or bfloat16
     lr, step       one float32 each on their device. `step` counts this update, from 1; the caller advances it, and

@@ -1,11 +1,14 @@
 """Lists of tensors: both ways of reading them say the same, and what isn't alike is refused."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from mlperf_fast import _C
+from mlperf_fast.errors import UserError
 from mlperf_fast.loop.capture_safety import capture_safe
 from mlperf_fast.ops import lists
 
@@ -42,17 +45,48 @@ def test_addresses_and_sizes_are_the_tensors_own(read):
         torch.ones(4, dtype=torch.float64),
         torch.ones(4, dtype=torch.bfloat16),
         torch.ones(4, dtype=torch.int32),
-        torch.ones(4, 3).t(),
         torch.ones(8)[::2],
+        torch.ones(4, 6)[:, :3],
         torch.ones(1).expand(4),
+        torch.ones(4, 1).expand(4, 4),
     ],
-    ids=["float64", "bfloat16", "int32", "transposed", "strided", "expanded"],
+    ids=["float64", "bfloat16", "int32", "strided", "cut", "expanded", "expanded rows"],
 )
 def test_an_odd_one_is_found_wherever_it_stands(read, odd):
     for place in range(3):
         tensors = [torch.ones(4), torch.ones(5)]
         tensors.insert(place, odd)
         assert read(tensors) is None
+
+
+def orders(*shape):
+    """A tensor of this shape in every order of its dimensions in memory, the contiguous one first."""
+    for order in itertools.permutations(range(len(shape))):
+        x = torch.ones([shape[d] for d in order])
+        yield x.permute([order.index(d) for d in range(len(shape))])
+
+
+@pytest.mark.parametrize("read", READERS)
+@pytest.mark.parametrize("shape", [(4, 3), (2, 3, 4, 5), (2, 2, 2), (3, 1, 2)])
+def test_layouts_tell_orders_of_dimensions_apart(read, shape):
+    tensors = list(orders(*shape))
+    by_layout = {}
+    for x, number in zip(tensors, read(tensors).layouts, strict=True):
+        # Where a dimension has one element, its stride says nothing.
+        by_layout.setdefault(number, set()).add(tuple(s for s, n in zip(x.stride(), x.shape, strict=True) if n > 1))
+        assert lists.layout(x) == number
+    assert all(len(strides) == 1 for strides in by_layout.values())
+    assert len(by_layout) == len(set().union(*by_layout.values()))
+    assert read([torch.ones(shape)]).layouts[0] == 0
+
+
+def test_lists_of_other_layouts_do_not_match():
+    x = torch.ones(2, 3, 4, 5)
+    y = x.to(memory_format=torch.channels_last)
+    assert len(lists.read_matching("op", "cpp", {"params": [x, y], "grads": [x, y]})) == 2
+    message = r"op: grads\[1\] has strides \[60, 20, 5, 1\], expected those of params\[1\], \[60, 1, 15, 3\]"
+    with pytest.raises(UserError, match=message):
+        lists.read_matching("op", "cpp", {"params": [x, y], "grads": [x, x]})
 
 
 @pytest.mark.parametrize("read", READERS)
@@ -68,7 +102,7 @@ def test_what_has_no_memory_or_is_no_tensor_is_refused():
     assert lists.read(fake) is None
     assert lists.read([torch.ones(2), 3.0]) is None
     with pytest.raises(ValueError, match="expected at least 1"):
-        _C.read_tensors(lists.EXCHANGE, [], 0, 0)
+        _C.read_tensors(lists.EXCHANGE, [], 0, 0, 0)
 
 
 def test_a_table_made_during_a_capture_gets_its_numbers_afterwards():

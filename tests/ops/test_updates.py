@@ -126,6 +126,19 @@ def test_nothing_to_do(name, backend):
     call(name)(make(name, [(0,), (0, 3)], device(backend)), backend)
 
 
+@on["all"]
+def test_tensors_may_be_channels_last(name, backend):
+    """The values are those of contiguous tensors, and the order of dimensions stays."""
+    lists, expected = (make(name, [(5, 3, 4, 2), (7,)], device(backend)) for _ in range(2))
+    for tensors in lists.values():
+        tensors[0] = tensors[0].to(memory_format=torch.channels_last)
+    call(name)(lists, backend)
+    call(name)(expected, backend)
+    for part, tensors in lists.items():
+        assert tensors[0].is_contiguous(memory_format=torch.channels_last)
+        torch.testing.assert_close(tensors, expected[part])  # norms are summed in another order
+
+
 @on["native"]
 def test_lists_that_do_not_match(name, backend):
     first, second, *_ = UPDATES[name][1]

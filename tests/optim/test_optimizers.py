@@ -227,6 +227,25 @@ def test_an_update_can_be_captured(case, dtype):
         optimizer.apply(torch.zeros(()))
 
 
+@ALL
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_convolution_in_channels_last_order(case, dtype):
+    """As model.to(memory_format=torch.channels_last) leaves it, its gradient by autograd."""
+    results = []
+    for order in (torch.contiguous_format, torch.channels_last):
+        torch.manual_seed(0)
+        model = torch.nn.Conv2d(3, 8, 3).to(dtype).to(memory_format=order)
+        optimizer = make(case, dict(model.named_parameters()), weight_decay=0.1)
+        for step in range(1, 4):
+            model.zero_grad()
+            model(wide(step, 2, 3, 6, 6, decades=1, dtype=dtype).to(memory_format=order)).square().mean().backward()
+            optimizer.begin(step)
+            optimizer.apply(torch.zeros(()))
+        assert model.weight.is_contiguous(memory_format=order)
+        results.append(model.weight.detach().float())
+    torch.testing.assert_close(*results, rtol=2e-2 if dtype is torch.bfloat16 else 1e-4, atol=1e-3)
+
+
 def test_a_checkpoint_of_something_else_is_refused():
     params = parameters()
     state = make("Adam", params).state_dict()
