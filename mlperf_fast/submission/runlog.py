@@ -20,8 +20,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mlperf_logging.mllog.mllog import MLLogger
-
 from mlperf_fast.errors import UserError
 from mlperf_fast.submission.records import TOKEN, read_records
 from mlperf_fast.suite import BENCHMARKS, DIVISIONS, STATUSES
@@ -56,7 +54,7 @@ class RunLog:
         self._lock = threading.Lock()
         self._lines = _Lines("mlperf_fast.runlog")  # made, not fetched by name: no handlers, no parent, no doubles
         # Frames between the library and the caller: start/end/event, then _record.
-        self._mllog = MLLogger(logger=self._lines, default_stack_offset=3, root_dir=_ROOT)
+        self._mllog = _library()(logger=self._lines, default_stack_offset=3, root_dir=_ROOT)
         self._has_seed = False
         self._offset = 0
         self._fd = _open(self.path, new=resume_at is None)
@@ -166,6 +164,16 @@ class RunLog:
             os.ftruncate(self._fd, at)
         self._offset = at
         self._has_seed = any(record.key == "seed" for record in read_records(self.path)[0])
+
+
+def _library() -> Any:
+    """mlperf-logging's logger. Imported by who writes a log alone: a profile or a benchmark runs without it."""
+    try:
+        from mlperf_logging.mllog.mllog import MLLogger
+    except ImportError as error:
+        raise UserError(f"a run's log is written by mlperf-logging, which can't be imported ({error}): "
+                        "pip install mlperf-logging") from None  # fmt: skip
+    return MLLogger
 
 
 class NullLog:

@@ -44,6 +44,13 @@ def test_a_record_is_the_librarys_line_and_nothing_is_printed(path, capfd):
     assert capfd.readouterr() == ("", "")
 
 
+def test_without_the_library_a_run_says_how_to_get_it(path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "mlperf_logging.mllog.mllog", None)
+    with pytest.raises(UserError, match="pip install mlperf-logging"):
+        RunLog(path)
+    assert not path.exists()
+
+
 def test_event_types_and_times(path):
     with RunLog(path) as log:
         log.start("run_start", time_ms=1000)
