@@ -4,7 +4,7 @@
     python tests/emulated.py ubsan    UndefinedBehaviorSanitizer: overflow, misaligned access, bad shifts
     python tests/emulated.py race     accesses that no barrier orders, reads of unwritten shared memory
 
-Arguments behind the kind go to pytest too, behind `tests/ops -k cuda` (which a later -k replaces). Only asan runs what
+Arguments behind the kind go to pytest too, behind `tests/ops tests/loop -k cuda` (which a later -k replaces). Only asan runs what
 tests the ops' registration with torch rather than their kernels: that is slow, and the same for every kind. Needs g++
 only. What is built lies in build/emulate and is built again when a source or any header is newer.
 """
@@ -73,7 +73,7 @@ def main() -> int:
     module = build_module(kind)
     # Only Python's own output is captured: a sanitizer's report is the last that its process writes.
     chosen = "cuda" if kind == "asan" else "cuda and not contract and not compiles"
-    command = [sys.executable, "-m", "pytest", "--capture=sys", "tests/ops", "-k", chosen, *arguments]
+    command = [sys.executable, "-m", "pytest", "--capture=sys", "tests/ops", "tests/loop", "-k", chosen, *arguments]
     return subprocess.run(command, cwd=ROOT, env=environment(kind, module), check=False).returncode
 
 

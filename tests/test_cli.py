@@ -66,6 +66,11 @@ def test_env_says_what_is_there_and_why_not(capsys):
         (["run", "dlrm", "--resume", "/nowhere", "--set", "seed=1"], "leave --set and --out out"),
         (["prepare", "dlrm", "--preset", "closed"], "--raw DIR"),
         (["prepare", "dlrm", "--verify", "--out", "/nowhere"], "/nowhere"),
+        (["run", "dlrm", "--set", "cuda_graph=yes"], "expected one of auto, on, off"),
+        (
+            ["run", "dlrm", "--set", "cuda_graph=on", "--set", "device=cpu"],
+            "cuda_graph=on, but no step can be captured",
+        ),
         (["profile", "dlmr"], "did you mean 'dlrm'?"),
         (["profile", "bert"], "bert can't be trained by this version yet"),
         (["profile", "dlrm", "--steps", "9:3"], "expected FIRST:LAST, two steps counted from 1, such as 11:20"),

@@ -22,6 +22,7 @@ from mlperf_fast.config import RunConfig, flatten, to_json
 from mlperf_fast.errors import UserError
 from mlperf_fast.loop import checkpoint, dist
 from mlperf_fast.loop.dist import Ranks
+from mlperf_fast.loop.graph import eager_reason
 from mlperf_fast.loop.terminal import Outcome, summary
 from mlperf_fast.loop.train import train
 from mlperf_fast.ops import backend
@@ -71,6 +72,7 @@ def started(cfg: RunConfig) -> Iterator[Ranks]:
         if cfg.threads:
             torch.set_num_threads(cfg.threads)
         backend.set_default_backend(cfg.backend)
+        eager_reason(cfg.cuda_graph, ranks)  # refuses what can't be, before anything is written
         yield ranks
     finally:
         backend.set_default_backend(None)

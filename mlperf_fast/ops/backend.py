@@ -128,11 +128,12 @@ def define(schema: str, implementation: Callable[..., Any], fake: Callable[..., 
 
 
 def traced() -> bool:
-    """Whether somebody watches the ops of this thread: torch.compile, a fake tensor's mode, a checker, a recorder.
+    """Whether somebody watches the ops of this thread: torch.compile, a profiler, a fake tensor's mode, a checker.
 
     An op that leaves torch's dispatcher out because it boxes lists slowly goes through it then.
     """
-    return torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0
+    watched = torch._C._len_torch_dispatch_stack() > 0 or torch.autograd._profiler_enabled()
+    return watched or torch.compiler.is_compiling()
 
 
 def shortcut(op: Callable[..., Any], implementation: Callable[..., Any]) -> Callable[..., Any]:

@@ -12,7 +12,7 @@ import torch
 from steps import PRECISIONS, WORKLOADS, make_step, small_config
 
 from mlperf_fast.loop.capture_safety import CaptureUnsafe, capture_safe
-from mlperf_fast.ops.backend import INTERPRETED, define, use_backend
+from mlperf_fast.ops.backend import CUDA_DEVICES, TRITON_DEVICES, define, use_backend
 
 X = torch.arange(6.0).view(2, 3)
 META = torch.empty(2, 3, device="meta")  # stands for a second device
@@ -157,12 +157,15 @@ dist.stop()
     assert answer.returncode == 0, answer.stderr
 
 
-@pytest.mark.skipif(not INTERPRETED, reason="needs TRITON_INTERPRET=1 before start")
 @pytest.mark.parametrize("deterministic", ["true", "false"])
+@pytest.mark.parametrize("backend", ["triton", "cuda"])
 @pytest.mark.parametrize("name", WORKLOADS)
-def test_every_step_is_capture_safe_on_triton(name, deterministic, tmp_path):
+def test_every_step_is_capture_safe_with_device_kernels(name, backend, deterministic, tmp_path):
+    """On CPU tensors, in Triton's interpreter or in the emulator: what Python does around the kernels is the same."""
+    if "cpu" not in {"triton": TRITON_DEVICES, "cuda": CUDA_DEVICES}[backend]:
+        pytest.skip({"triton": "needs TRITON_INTERPRET=1 before start", "cuda": "runs in `make emulate`"}[backend])
     step, batch = make_step(name, small_config(name, tmp_path, "batch_size=8", f"deterministic={deterministic}"))
-    with use_backend("triton"):
+    with use_backend(backend):
         step.warm_up(batch)
         with capture_safe():
             step(batch)

@@ -9,6 +9,7 @@ import json
 import pkgutil
 import re
 from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -25,9 +26,11 @@ from mlperf_fast import cli, optim
 from mlperf_fast.data.prefetch import Prefetcher
 from mlperf_fast.errors import UserError
 from mlperf_fast.loop import graph
+from mlperf_fast.loop.capture_safety import capture_safe
 from mlperf_fast.loop.dist import Ranks
 from mlperf_fast.loop.graph import eager_reason
 from mlperf_fast.loop.step import TrainStep, rng_state, set_rng_state
+from mlperf_fast.ops.backend import use_backend
 from mlperf_fast.optim.adam import Adam
 from mlperf_fast.optim.ema import EMA
 from mlperf_fast.optim.lamb import LAMB
@@ -178,6 +181,17 @@ def test_moments_random_numbers_buffers_and_schedule_go_on_in_replays(ranks, pre
     assert ends[1][1]["layers.1.num_batches_tracked"] == 12
     if precision == "fp16":
         assert 2**4 < step.scaler.scale < 2**16, "some were skipped, not all"
+
+
+@pytest.mark.parametrize("backend", [None, "ref"])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_every_optimizer_is_capture_safe(optimizer, backend):
+    """On the references as well: a GPU takes them for ops without a kernel there."""
+    step = net_step(ALONE, "off", "fp16", optimizer=OPTIMIZERS[optimizer])
+    with use_backend(backend) if backend else nullcontext():
+        step(pair(ALONE, 8))
+        with capture_safe():
+            step(pair(ALONE, 8))
 
 
 class FrozenRate(SGD):
