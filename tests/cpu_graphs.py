@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from mlperf_fast.loop import step
+from mlperf_fast.loop import run, step
 from mlperf_fast.loop.capture_safety import capture_safe
 from mlperf_fast.ops.lists import tables_after_capture
 
@@ -89,4 +89,5 @@ def replay(calls: list[Call]) -> None:
 def capture_on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Steps that are made from now on with cuda_graph auto or on are captured by CpuGraphs."""
     monkeypatch.setattr(step, "CudaGraphs", CpuGraphs)
-    monkeypatch.setattr(step, "eager_reason", lambda choice, ranks: "cuda_graph=off" if choice == "off" else None)
+    for module in (step, run):
+        monkeypatch.setattr(module, "eager_reason", lambda choice, _: "cuda_graph=off" if choice == "off" else None)

@@ -4,9 +4,9 @@
     python tests/emulated.py ubsan    UndefinedBehaviorSanitizer: overflow, misaligned access, bad shifts
     python tests/emulated.py race     accesses that no barrier orders, reads of unwritten shared memory
 
-Arguments behind the kind go to pytest too, behind `tests/ops tests/loop -k cuda` (which a later -k replaces). Only asan runs what
-tests the ops' registration with torch rather than their kernels: that is slow, and the same for every kind. Needs g++
-only. What is built lies in build/emulate and is built again when a source or any header is newer.
+Arguments behind the kind go to pytest too, behind `tests/ops tests/loop -k cuda` (which a later -k replaces). Only asan
+runs what tests the ops' registration with torch rather than their kernels: that is slow, and the same for every kind.
+Needs g++ only. What is built lies in build/emulate and is built again when a source or any header is newer.
 """
 
 import os

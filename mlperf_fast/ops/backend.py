@@ -132,8 +132,9 @@ def traced() -> bool:
 
     An op that leaves torch's dispatcher out because it boxes lists slowly goes through it then.
     """
-    watched = torch._C._len_torch_dispatch_stack() > 0 or torch.autograd._profiler_enabled()
-    return watched or torch.compiler.is_compiling()
+    if torch.compiler.is_compiling():  # which can't trace the other questions
+        return True
+    return torch._C._len_torch_dispatch_stack() > 0 or torch.autograd._profiler_enabled()
 
 
 def shortcut(op: Callable[..., Any], implementation: Callable[..., Any]) -> Callable[..., Any]:
