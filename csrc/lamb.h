@@ -20,8 +20,8 @@
 // are the same for any number of threads.
 //
 // Must move 28 bytes an element with float32 gradients (16 read, 12 written), 26 with 16-bit ones, 2 more for a copy,
-// as long as a tensor stays in the cache between the passes; 16 more (12 read, 4 written) beyond that. 22 flops each, a
-// root and a division among them, or 30 beyond that.
+// as long as a tensor stays in the cache between the passes; 16 more (12 read, 4 written) beyond that. 21 flops each, a
+// root and a division among them, or 28 beyond that.
 #pragma once
 #include <cstdint>
 
