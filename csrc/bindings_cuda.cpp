@@ -6,6 +6,7 @@
 #include "ema.h"
 #include "embedding_bag.h"
 #include "lars.h"
+#include "grad_norm.h"
 #include "sgd.h"
 #include "sgd_momentum.h"
 
@@ -24,6 +25,8 @@ PYBIND11_MODULE(native, m) {
     m.def("ema", &cuda::ema, Unlocked());
     m.def("lars", &cuda::lars, Unlocked());
     m.def("lars_scratch", &cuda::lars_scratch);
+    m.def("grad_norm_scratch", &cuda::grad_norm_scratch);
+    m.def("grad_norm", &cuda::grad_norm, Unlocked());
     m.def("sgd", &cuda::sgd, Unlocked());
     m.def("sgd_momentum", &cuda::sgd_momentum, Unlocked());
 }

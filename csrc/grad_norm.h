@@ -18,3 +18,11 @@
 
 void grad_norm(uintptr_t grads, uintptr_t sizes, uintptr_t counts, uintptr_t grad_scale, uintptr_t found_inf,
                uintptr_t norm, bool unscale);
+
+// The same with tensors and scalars on the device, on a stream; counts stay on the host. On the GPU each block adds up
+// 4,096 elements. scratch: grad_norm_scratch(sizes, count) doubles on the device, whose content doesn't matter.
+namespace cuda {
+int64_t grad_norm_scratch(uintptr_t sizes, int64_t count);
+void grad_norm(uintptr_t grads, uintptr_t sizes, uintptr_t counts, uintptr_t grad_scale, uintptr_t found_inf,
+               uintptr_t norm, bool unscale, uintptr_t scratch, uintptr_t stream);
+}  // namespace cuda

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mlperf_fast import _C
+from mlperf_fast import _C, _cuda
 from mlperf_fast.errors import UserError
-from mlperf_fast.ops.backend import Applies, Op, define, resolve, traced
+from mlperf_fast.ops.backend import CUDA_DEVICES, Applies, Op, define, resolve, traced
 from mlperf_fast.ops.checks import FLOATS, address, check, check_scalar
 from mlperf_fast.ops.lists import TensorList, check_dense, read
 
@@ -35,23 +35,28 @@ def unscale_ref_(grads: Sequence[Tensor], grad_scale: Tensor, found_inf: Tensor)
 
 # 2. Who can do it, best first, and when ---------------------------------------------------------------------------
 
-GRAD_NORM = Op("grad_norm", {"cpp": Applies(("cpu",), FLOATS), "ref": Applies()})
+GRAD_NORM = Op("grad_norm", {"cpp": Applies(("cpu",), FLOATS), "cuda": Applies(CUDA_DEVICES, FLOATS), "ref": Applies()})
 
 
 def _norm(grads, grad_scale, found_inf, backend):
-    return _run("grad_norm", grads, grad_scale, found_inf, False)
+    return _run("grad_norm", grads, grad_scale, found_inf, False, backend)
 
 
 def _unscale(grads, grad_scale, found_inf, backend):
-    return _run("unscale_", grads, grad_scale, found_inf, True)
+    return _run("unscale_", grads, grad_scale, found_inf, True, backend)
 
 
-def _run(op, grads, grad_scale, found_inf, unscale):
+def _run(op, grads, grad_scale, found_inf, unscale, backend):
     addresses, sizes, counts = _by_type(op, grads)
-    norm = torch.empty((), dtype=torch.float64)
+    norm = torch.empty((), dtype=torch.float64, device=grads[0].device)
     torch.autograd.graph.increment_version([*(grads if unscale else ()), *([] if found_inf is None else [found_inf])])
-    tables = (table.buffer_info()[0] for table in (addresses, sizes, counts))
-    _C.grad_norm(*tables, address(grad_scale), address(found_inf), norm.data_ptr(), unscale)
+    tables = [table.buffer_info()[0] for table in (addresses, sizes, counts)]
+    arguments = *tables, address(grad_scale), address(found_inf), norm.data_ptr(), unscale
+    if backend == "cpp":
+        _C.grad_norm(*arguments)
+    else:
+        scratch = norm.new_empty(_cuda.grad_norm_scratch(tables[1], len(grads)))
+        _cuda.call(_cuda.grad_norm, norm, *arguments, scratch.data_ptr())
     return norm
 
 
@@ -74,7 +79,7 @@ def _by_type(op: str, grads: Sequence[Tensor]) -> tuple[array, array, array]:
             addresses += part.addresses
             sizes += part.sizes
     if len(addresses) != len(grads):
-        raise UserError(f"{op}: backend cpp takes plain tensors with memory of their own")
+        raise UserError(f"{op}: the backend takes plain tensors with memory of their own")
     return addresses, sizes, counts
 
 
