@@ -5,8 +5,8 @@
 #include "dot_interaction.h"
 #include "ema.h"
 #include "embedding_bag.h"
-#include "lars.h"
 #include "grad_norm.h"
+#include "lars.h"
 #include "sgd.h"
 #include "sgd_momentum.h"
 
@@ -23,10 +23,10 @@ PYBIND11_MODULE(native, m) {
     m.def("dot_interaction_bwd", &cuda::dot_interaction_bwd, Unlocked());
     m.def("adam", &cuda::adam, Unlocked());
     m.def("ema", &cuda::ema, Unlocked());
+    m.def("grad_norm", &cuda::grad_norm, Unlocked());
+    m.def("grad_norm_scratch", &cuda::grad_norm_scratch);
     m.def("lars", &cuda::lars, Unlocked());
     m.def("lars_scratch", &cuda::lars_scratch);
-    m.def("grad_norm_scratch", &cuda::grad_norm_scratch);
-    m.def("grad_norm", &cuda::grad_norm, Unlocked());
     m.def("sgd", &cuda::sgd, Unlocked());
     m.def("sgd_momentum", &cuda::sgd_momentum, Unlocked());
 }

@@ -1,4 +1,5 @@
 #include "common/mixed_list.cuh"
+#include "common/tensor_sums.cuh"
 #include "grad_norm.h"
 
 namespace {
@@ -53,11 +54,7 @@ __global__ void __launch_bounds__(1024)
 
 }  // namespace
 
-int64_t cuda::grad_norm_scratch(uintptr_t sizes, int64_t count) {
-    int64_t chunks = 0;
-    for (int64_t i = 0; i < count; ++i) chunks += (pointer<int64_t>(sizes)[i] + kChunkElements - 1) / kChunkElements;
-    return chunks;
-}
+int64_t cuda::grad_norm_scratch(uintptr_t sizes, int64_t count) { return chunks_of("grad_norm", sizes, count); }
 
 void cuda::grad_norm(uintptr_t grads, uintptr_t sizes, uintptr_t counts, uintptr_t grad_scale, uintptr_t found_inf,
                      uintptr_t norm, bool unscale, uintptr_t scratch, uintptr_t stream) {
