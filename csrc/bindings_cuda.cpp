@@ -6,6 +6,7 @@
 #include "ema.h"
 #include "embedding_bag.h"
 #include "grad_norm.h"
+#include "lamb.h"
 #include "lars.h"
 #include "sgd.h"
 #include "sgd_momentum.h"
@@ -25,6 +26,11 @@ PYBIND11_MODULE(native, m) {
     m.def("ema", &cuda::ema, Unlocked());
     m.def("grad_norm", &cuda::grad_norm, Unlocked());
     m.def("grad_norm_scratch", &cuda::grad_norm_scratch);
+    m.def("lamb", &cuda::lamb, Unlocked());
+    m.def("lamb_scratch", &cuda::lamb_scratch);
+    m.def("lamb_moments", &cuda::lamb_moments, Unlocked());
+    m.def("lamb_moments_scratch", &cuda::lamb_moments_scratch);
+    m.def("lamb_apply", &cuda::lamb_apply, Unlocked());
     m.def("lars", &cuda::lars, Unlocked());
     m.def("lars_scratch", &cuda::lars_scratch);
     m.def("sgd", &cuda::sgd, Unlocked());

@@ -4,19 +4,6 @@
 
 namespace {
 
-// A pack's sum of squares: in float where that is safe, which is most of the time, else again in double.
-template <int width>
-__device__ __forceinline__ double squares(const Pack<float, width>& x) {
-    float sum = 0;
-#pragma unroll
-    for (int i = 0; i < width; ++i) sum += x.at[i] * x.at[i];
-    if (sum > 1e-30f && sum < 1e38f) return sum;
-    double exact = 0;
-#pragma unroll
-    for (int i = 0; i < width; ++i) exact += static_cast<double>(x.at[i]) * x.at[i];
-    return exact;
-}
-
 // One chunk of one tensor a block: its sum of squares, and the elements times grad_scale if unscaling. Moves 4 bytes an
 // element, 2 where it is stored in 16 bits, and as many again if unscaling; 2 or 3 flops: bound by memory.
 template <bool unscale>
@@ -28,7 +15,7 @@ __global__ void __launch_bounds__(kChunkThreads)
     double sum = 0;
     each_pack<4>(chunk.size, table.aligned(chunk), [&](auto width, int k) {
         auto g = load_mixed<width>(table, 0, type, chunk, k);
-        sum += squares(g);
+        sum += pack_squares(g);
         if constexpr (unscale) {
 #pragma unroll
             for (int i = 0; i < width; ++i) g.at[i] *= scale;

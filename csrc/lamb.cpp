@@ -121,7 +121,7 @@ void lamb(uintptr_t params, uintptr_t grads, uintptr_t exp_avgs, uintptr_t exp_a
 }
 
 void lamb_moments(uintptr_t params, uintptr_t grads, uintptr_t exp_avgs, uintptr_t exp_avg_sqs, uintptr_t sizes,
-                  int64_t count, int grad_type, uintptr_t weight_decays, uintptr_t squares, uintptr_t step,
+                  int64_t count, int grad_type, uintptr_t squares, uintptr_t weight_decays, uintptr_t step,
                   uintptr_t grad_norm, uintptr_t grad_scale, uintptr_t found_inf, double beta1, double beta2,
                   double eps, double max_grad_norm, bool grad_averaging, bool bias_correction) {
     const Lists lists{params,
@@ -155,7 +155,7 @@ void lamb_moments(uintptr_t params, uintptr_t grads, uintptr_t exp_avgs, uintptr
 }
 
 void lamb_apply(uintptr_t params, uintptr_t exp_avgs, uintptr_t exp_avg_sqs, uintptr_t copies, uintptr_t sizes,
-                int64_t count, int copy_type, uintptr_t weight_decays, uintptr_t adapted, uintptr_t squares,
+                int64_t count, int copy_type, uintptr_t squares, uintptr_t weight_decays, uintptr_t adapted,
                 uintptr_t lr, uintptr_t step, uintptr_t found_inf, double beta1, double beta2, double eps,
                 bool bias_correction) {
     const Lists lists{

@@ -1,25 +1,12 @@
-#include <cstring>
-#include <vector>
-
+#include "common/adapted.cuh"
 #include "common/mixed_list.cuh"
 #include "common/tensor_sums.cuh"
 #include "lars.h"
 
 namespace {
 
-// Lists of the table: the last one holds no addresses but the tensors' own numbers.
+// Lists of the table; copies may be absent, and the last one holds the tensors' own numbers.
 enum List { kParams, kGrads, kBuffers, kCopies };
-struct OfTensor {
-    float weight_decay, adapted;
-};
-static_assert(sizeof(OfTensor) == sizeof(uintptr_t));
-
-template <int lists>
-__device__ __forceinline__ OfTensor of_tensor(const TensorTable<lists>& table, int tensor) {
-    OfTensor numbers;
-    memcpy(&numbers, &table.addresses[lists - 1][tensor], sizeof(numbers));
-    return numbers;
-}
 
 // The squares of weights and gradients, in double: those of floats neither overflow nor vanish. One chunk of one tensor
 // a block. Moves 8 bytes an element (2 less with 16-bit gradients), 4 flops each: bound by memory.
@@ -101,8 +88,7 @@ void cuda::lars(uintptr_t params, uintptr_t grads, uintptr_t momentum_buffers, u
                 uintptr_t scratch, uintptr_t stream) {
     TwoSums* sums = pointer<TwoSums>(scratch);
     float* ratios = reinterpret_cast<float*>(sums + chunks_of("lars", sizes, count));
-    std::vector<OfTensor> numbers(count);
-    for (int64_t i = 0; i < count; ++i) numbers[i] = {pointer<float>(weight_decays)[i], pointer<float>(adapted)[i]};
+    const std::vector<OfTensor> numbers = of_tensors(weight_decays, adapted, count);
     const uintptr_t own = reinterpret_cast<uintptr_t>(numbers.data());
     const auto update = [&](auto lists, const auto& table) {
         const float *rate = pointer<float>(lr), *scale = pointer<float>(grad_scale), *skip = pointer<float>(found_inf);

@@ -9,6 +9,19 @@ struct TwoSums {
     double a, b;
 };
 
+// A pack's sum of squares: in float where that is safe, which is most of the time, else again in double.
+template <int width>
+__device__ __forceinline__ double pack_squares(const Pack<float, width>& x) {
+    float sum = 0;
+#pragma unroll
+    for (int i = 0; i < width; ++i) sum += x.at[i] * x.at[i];
+    if (sum > 1e-30f && sum < 1e38f) return sum;
+    double exact = 0;
+#pragma unroll
+    for (int i = 0; i < width; ++i) exact += static_cast<double>(x.at[i]) * x.at[i];
+    return exact;
+}
+
 // The block's sums over its chunk, from those of its threads, to their place among all chunks. All threads call it.
 template <int lists>
 __device__ __forceinline__ void write_chunk_sums(const TensorTable<lists>& table, double a, double b, TwoSums* sums) {

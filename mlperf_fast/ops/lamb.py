@@ -6,12 +6,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mlperf_fast import _C
 from mlperf_fast.errors import UserError
-from mlperf_fast.ops.backend import Applies, Op, define, resolve
-from mlperf_fast.ops.checks import address, check, check_contiguous, check_number
-from mlperf_fast.ops.lists import read_matching
-from mlperf_fast.ops.updates import check_stored, check_update, each, update, write
+from mlperf_fast.ops.backend import CUDA_DEVICES, Applies, Op, define, resolve
+from mlperf_fast.ops.checks import check, check_contiguous, check_number
+from mlperf_fast.ops.updates import call_native, check_update, each, update, write
 
 # 1. The truth ---------------------------------------------------------------------------------------------------
 
@@ -67,62 +65,29 @@ def direction_ref(p, m, v, weight_decay, step, beta1, beta2, eps, bias_correctio
 
 # 2. Who can do it, best first, and when ---------------------------------------------------------------------------
 
-LAMB = Op("lamb", {"cpp": Applies(("cpu",), (torch.float32,)), "ref": Applies()})
+LAMB = Op(
+    "lamb",
+    {"cpp": Applies(("cpu",), (torch.float32,)), "cuda": Applies(CUDA_DEVICES, (torch.float32,)), "ref": Applies()},
+)
 
 
-def _lamb(
-    params, grads, exp_avgs, exp_avg_sqs, copies, weight_decays, adapted, lr, step, grad_norm, grad_scale, found_inf,
-    beta1, beta2, eps, max_grad_norm, grad_averaging, bias_correction, backend,
-):  # fmt: skip
+def _lamb(params, grads, exp_avgs, exp_avg_sqs, copies, weight_decays, adapted, *arguments):
     lists = {"params": params, "grads": grads, "exp_avgs": exp_avgs, "exp_avg_sqs": exp_avg_sqs, "copies": copies}
-    found, types = _read("lamb_", backend, lists)
-    vectors = array("f", weight_decays), array("f", adapted)
-    _C.lamb(*_tables(found), len(params), *types, *map(_start, vectors), lr.data_ptr(), step.data_ptr(),
-            address(grad_norm), address(grad_scale), address(found_inf), beta1, beta2, eps, max_grad_norm,
-            grad_averaging, bias_correction)  # fmt: skip
+    *rest, backend = arguments
+    call_native("lamb_", backend, lists, ("grads", "copies"), array("f", weight_decays), array("f", adapted), *rest)
 
 
-def _moments(
-    params, grads, exp_avgs, exp_avg_sqs, squares, weight_decays, step, grad_norm, grad_scale, found_inf,
-    beta1, beta2, eps, max_grad_norm, grad_averaging, bias_correction, backend,
-):  # fmt: skip
+def _moments(params, grads, exp_avgs, exp_avg_sqs, squares, weight_decays, *arguments):
     lists = {"params": params, "grads": grads, "exp_avgs": exp_avgs, "exp_avg_sqs": exp_avg_sqs}
-    found, types = _read("lamb_moments_", backend, lists)
-    decays = array("f", weight_decays)
-    _C.lamb_moments(*_tables(found), len(params), types[0], _start(decays), squares.data_ptr(), step.data_ptr(),
-                    address(grad_norm), address(grad_scale), address(found_inf), beta1, beta2, eps, max_grad_norm,
-                    grad_averaging, bias_correction)  # fmt: skip
+    *rest, backend = arguments
+    call_native("lamb_moments_", backend, lists, ("grads",), squares, array("f", weight_decays), *rest)
 
 
-def _apply(
-    params, exp_avgs, exp_avg_sqs, copies, squares, weight_decays, adapted, lr, step, found_inf,
-    beta1, beta2, eps, bias_correction, backend,
-):  # fmt: skip
+def _apply(params, exp_avgs, exp_avg_sqs, copies, squares, weight_decays, adapted, *arguments):
     lists = {"params": params, "exp_avgs": exp_avgs, "exp_avg_sqs": exp_avg_sqs, "copies": copies}
-    found, types = _read("lamb_apply_", backend, lists)
-    vectors = array("f", weight_decays), array("f", adapted)
-    _C.lamb_apply(*_tables(found), len(params), types[1], *map(_start, vectors), squares.data_ptr(), lr.data_ptr(),
-                  step.data_ptr(), address(found_inf), beta1, beta2, eps, bias_correction)  # fmt: skip
-
-
-def _read(op: str, backend: str, lists: dict[str, Sequence[Tensor]]) -> tuple[list, tuple[int, int]]:
-    """What native code needs of the lists, None for absent copies; the stored types of gradients and copies."""
-    copies = lists.get("copies", ())
-    found: list = read_matching(op, backend, {name: x for name, x in lists.items() if x})
-    for name in ("exp_avgs", "exp_avg_sqs"):
-        check_stored(op, name, lists[name], (torch.float32,))
-    types = check_stored(op, "grads", lists.get("grads", ())), check_stored(op, "copies", copies)
-    torch.autograd.graph.increment_version([*lists["params"], *copies])
-    return found + [None] * (len(lists) - len(found)), types
-
-
-def _tables(found: list) -> list[int]:
-    """The addresses of the tables of addresses, 0 for none, and of the sizes."""
-    return [x.table if x else 0 for x in found] + [_start(found[0].sizes)]
-
-
-def _start(numbers: array) -> int:
-    return numbers.buffer_info()[0]
+    *rest, backend = arguments
+    call_native("lamb_apply_", backend, lists, ("copies",), squares, array("f", weight_decays), array("f", adapted),
+                *rest)  # fmt: skip
 
 
 # 3. Registration. No gradient: an update is not differentiated ---------------------------------------------------

@@ -10,9 +10,7 @@ ROOT = Path(__file__).parents[2]
 NOT_OPS = {"__init__", "backend", "bags", "checks", "lists", "updates"}
 NAMES = sorted(path.stem for path in (ROOT / "mlperf_fast" / "ops").glob("*.py") if path.stem not in NOT_OPS)
 # What an op doesn't have, and why.
-NO_CUDA_YET = ("lamb",)
 ABSENT = {
-    **{("cuda", name): "not written yet: its name goes from above when csrc/<op>.cu comes" for name in NO_CUDA_YET},
     ("cuda", "roc_auc"): "as for triton",
     ("cuda", "mlp"): "cuBLAS's products, and one pass that Triton does",
     ("triton", "grad_norm"): "one reduction over tensors of several dtypes: CUDA C++'s",
