@@ -27,7 +27,7 @@ __global__ void __launch_bounds__(kChunkThreads)
 }
 
 // One block: adds up the chunks' sums, each thread those of its own places, in the same order each time. Moves 8 bytes
-// a chunk of 4,096 elements.
+// a chunk of 4,096 elements; flops: 1 a chunk.
 __global__ void __launch_bounds__(1024)
     grad_norm_total_kernel(const double* sums, const int64_t chunks, const float* grad_scale, float* found_inf,
                            double* norm) {
