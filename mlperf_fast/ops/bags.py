@@ -62,6 +62,7 @@ def check_offsets(weight: Tensor, row_offsets: Tensor, ids: Tensor, bag_offsets:
 
 
 def addresses(row_offsets: Tensor, ids: Tensor, bag_offsets: Tensor | None) -> tuple[int, int, bool, int]:
+    """What the native functions call row_offsets, ids, ids_64 and bag_offsets (see csrc/embedding_bag.h)."""
     return row_offsets.data_ptr(), ids.data_ptr(), ids.dtype is torch.int64, address(bag_offsets)
 
 

@@ -57,6 +57,7 @@ def lamb_apply_ref_(
 
 
 def direction_ref(p, m, v, weight_decay, step, beta1, beta2, eps, bias_correction) -> Tensor:
+    """Where Adam would step, before the learning rate: of p's shape. m and v already hold this step's gradient."""
     if bias_correction:  # in float32, 1 - 0.999 would have four right digits
         m = m / (1 - beta1 ** step.double()).to(m.dtype)
         v = v / (1 - beta2 ** step.double()).to(v.dtype)

@@ -45,7 +45,8 @@ def doubled(tensors, change=lambda tensor: tensor):
 
 
 def check(backend, x, weights, biases, dout, relu_last):
-    """A result has gone through up to L sums forward and L backward: its scale is as many times their size."""
+    """A result is rounded in each of L layers forward, and of L backward. (An L-layer network of single elements was
+    2.1 steps off where plain PyTorch was 0.05 off.)"""
     where, L = device(backend), len(weights)
     there = lambda *tensors: [tensor.to(where) for tensor in tensors]  # noqa: E731
     got = mlp(*there(x), there(*weights), there(*biases), relu_last=relu_last, backend=backend)
@@ -55,7 +56,7 @@ def check(backend, x, weights, biases, dout, relu_last):
         mlp_ref(*doubled([x], change), *(doubled(tensors, change) for tensors in rounded), relu_last)
         for change in (lambda tensor: tensor, torch.abs)
     )
-    compare(f"{OP} out", backend, got, plain, truth, L * size)
+    compare(f"{OP} out", backend, got, plain, truth, size, steps=L)
     # Rounding may carry a value near 0 to the other side, in plain PyTorch too: gradients are compared for the
     # choices that the backend made.
     outs = torch.ops.mlperf_fast.mlp(*there(x), there(*rounded[0]), there(*rounded[1]), relu_last, backend)
@@ -76,7 +77,7 @@ def check(backend, x, weights, biases, dout, relu_last):
     )  # fmt: skip
     names = ["dx", *(f"dweights[{n}]" for n in range(L)), *(f"dbiases[{n}]" for n in range(L))]
     for name, mine, theirs, right, scale in zip(names, got, plain, truth, size, strict=True):
-        compare(f"{OP} {name}", backend, mine, theirs, right, 2 * L * scale)
+        compare(f"{OP} {name}", backend, mine, theirs, right, scale, steps=2 * L)
 
 
 @pytest.mark.parametrize(("backend", "dtype"), cases(OP), indirect=["backend"])
