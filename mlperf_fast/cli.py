@@ -95,13 +95,15 @@ def parser() -> argparse.ArgumentParser:
         "--resume", type=Path, metavar="DIR", help="go on with the run in DIR from its last checkpoint"
     )
 
-    command = add(commands, "check", check, "is this fit for a v2.0 submission: a log, a folder, a whole package")
+    command = add(commands, "check", check, "judge a log, a folder of runs or a whole package by the rules of v2.0")
+    command.epilog = "Exit codes: 0 everything passes, 1 something doesn't, 2 no such path. Nothing is ever written."
     command.add_argument("paths", nargs="+", metavar="PATH", help="log, system description, or folder at any level")
     command.add_argument("--json", action="store_true", help="machine-readable")
 
     add_bert_train_samples(command)
 
-    command = add(commands, "rcp", rcp, "do the runs converge as the reference does (reference convergence points)")
+    command = add(commands, "rcp", rcp, "hold runs against the reference convergence points")
+    command.epilog = "Exit codes: 0 all pass or needn't be tested, 1 some don't, 2 wrong usage."
     command.add_argument("paths", nargs="*", metavar="DIR", help="folder of a benchmark, a system or a whole package")
     command.add_argument("--table", metavar="BENCHMARK", help="show a benchmark's reference points instead")
     command.add_argument("--rcps", type=Path, metavar="FILE", help="points to take instead of the official ones, JSON")
@@ -109,6 +111,7 @@ def parser() -> argparse.ArgumentParser:
     add_bert_train_samples(command)
 
     command = add(commands, "score", score, "the scores of result logs in minutes, with epochs and speed apart")
+    command.epilog = "Exit codes: 0 all have a score to submit, 1 some have none, 2 wrong usage."
     command.add_argument("paths", nargs="+", metavar="DIR", help="folder of a benchmark, a system or a whole package")
     command.add_argument("--compare", action="store_true", help="two folders side by side, benchmark by benchmark")
     form = command.add_mutually_exclusive_group()

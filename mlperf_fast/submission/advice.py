@@ -47,7 +47,7 @@ ADVICE = {
     "seeds": "draw a seed from the system for each run and log it as an integer, with mllog",
     "rcp/too-fast": "find what differs from the reference's mathematics: data order, schedule, evaluation, precision",
     "rcp/missing": "train the reference at this batch size, with twice the runs of a submission, and submit that",
-    "rcp/untested": "log global_batch_size, one number, in every run",
+    "rcp/untested": "bring enough runs that converge, and log global_batch_size, one number, in each",
     # System descriptions
     "system": "mend the file: texts in quotes, whole numbers for counts, nothing left out",
     "system/division": "write closed or open, in lower case: anything else is tested as open",

@@ -19,7 +19,7 @@ from mlperf_fast.suite import BENCHMARKS, STATUSES, Benchmark
 
 _PACKAGE = "mlperf-logging, package_checker"
 _SEEDS = "mlperf-logging, seed_checker; training_rules.adoc v2.0, randomness"
-_RULES = "training_rules.adoc v2.0, results"
+_RESULTS = "training_rules.adoc v2.0, results"
 _RCP = "training_rules.adoc v2.0, RCP; mlperf-logging, rcp_checker"
 # What a failed run may leave behind; anything else in a log is no mere failure, and isn't excused.
 _FAILURE = re.compile(
@@ -101,12 +101,12 @@ def _failures(runs: Runs) -> Iterator[Finding]:
     failed, all_runs = runs.failed, len(runs.logs)
     if len(failed) > runs.dropped:
         message = f"{len(failed)} of {all_runs} runs failed, where {runs.dropped} may: {_names(failed)}"
-        yield runs.fault("runs/failed", message, _RULES)
+        yield runs.fault("runs/failed", message, _RESULTS)
     elif failed:
         message = (
             f"{len(failed)} of {all_runs} runs failed, as {runs.dropped} may, counting as the slowest: {_names(failed)}"
         )
-        yield runs.fault("runs/failed", message, _RULES, "warning")
+        yield runs.fault("runs/failed", message, _RESULTS, "warning")
 
 
 def _copies(runs: Runs) -> Iterator[Finding]:
@@ -118,7 +118,7 @@ def _copies(runs: Runs) -> Iterator[Finding]:
         other = seen.setdefault((log.started, log.stopped), log)
         if other is not log:
             message = f"run_start and run_stop are those of {os.path.basename(other.path)}: one run, filed twice"
-            yield runs.fault("runs/copied", message, _RULES, file=log.path)
+            yield runs.fault("runs/copied", message, _RESULTS, file=log.path)
 
 
 # --- what must be alike ---------------------------------------------------------------------------------------------
@@ -147,7 +147,7 @@ def _differing(runs: Runs, rule: str, key: str, values: Sequence[Any], severity:
         common, *others = sorted(by_value, key=lambda value: -len(by_value[value]))
         said = "; ".join(f"{shown(value)} in {_names(by_value[value])}" for value in others[:4])
         message = f"{key} is {shown(common)} in {len(by_value[common])} logs, but {said}"
-        yield runs.fault(rule, message, _RULES, severity)
+        yield runs.fault(rule, message, _RESULTS, severity)
 
 
 def _as_described(runs: Runs) -> Iterator[Finding]:
@@ -184,7 +184,7 @@ def _other_files(runs: Runs) -> Iterator[Finding]:
         return  # the folder's other findings say so
     if "scaling.json" in names:
         message = "scaling.json multiplies the score; today's checkers write it, in v2.0 only the review committee may"
-        yield runs.fault("runs/scaling", message, "training_rules.adoc v2.0, results", "warning")
+        yield runs.fault("runs/scaling", message, _RESULTS, "warning")
     if "package_checker_params" in names:
         message = "package_checker_params can switch tests of the official checker off; here all are done"
         yield runs.fault("runs/bypass", message, _PACKAGE, "warning")
@@ -238,8 +238,11 @@ def _convergence(runs: Runs) -> Iterator[Finding]:
         return
     verdicts = [found.verdicts[method] for method in rcp.METHODS]
     failed = [verdict for verdict in verdicts if not verdict.passes]
-    if not failed or any(verdict.mean is None for verdict in failed):
-        return  # too few runs, or too few that converged, has been said
+    if not failed:
+        return
+    if failed[0].mean is None:
+        yield runs.fault("rcp/untested", f"not tested: {failed[0].said.lower()}", _RCP)
+        return
     said = "; ".join(f"{convergence.SAID[v.method]}: {convergence.sentence(v, runs.benchmark)}" for v in verdicts)
     mean = convergence.amount(failed[0].mean, runs.benchmark)
     missing = next((verdict.missing for verdict in failed if verdict.missing is not None), None)
