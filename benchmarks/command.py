@@ -88,6 +88,8 @@ def measure_all(chosen: Namespace, benchmarks: Sequence[tuple[str, Measure]]) ->
     if folder and every_row:
         stem = benchmarks[0][0] if len(benchmarks) == 1 else "roofline"
         print(roofline.write(folder / f"{stem}.svg", every_row, header, limits))
+    if not folder:
+        print("nothing written: --quick without --out")
     broken += report.failures(every_row)
     for line in broken:
         print(f"bench: {line}", file=sys.stderr)

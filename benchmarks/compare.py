@@ -156,7 +156,7 @@ def timings(path: Path, found: dict[str, Any]) -> dict[tuple[str, str], tuple[fl
     times = {}
     try:
         for row in found["rows"]:
-            case = f"{row['op']}: {row['shape']}, {row['dtype']}, {row['threads']} threads"
+            case = f"{row['op']}: {row['shape']}, {row['dtype']}, {row['threads']} thread{'s' * (row['threads'] != 1)}"
             for competitor, result in row["results"].items():
                 if isinstance(result, str):
                     continue

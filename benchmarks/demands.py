@@ -45,7 +45,7 @@ class Demand:
     def line(self, limits: Mapping[str, float]) -> list[str]:
         """The cells of TITLES."""
         row, peer = self.row, self.fastest()
-        name = f"{row.op}: {row.shape}, {row.dtype}, {row.threads} threads"
+        name = f"{row.op}: {row.shape}, {row.dtype}, {row.threads_text}"
         if self.peers:
             name += f", against {peer or ' or '.join(self.peers)}"
         required, measured, met = self.values(limits)

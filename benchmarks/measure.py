@@ -107,6 +107,10 @@ class Row:
     ours: str  # the one that ratios refer to: of an op, the backend that a call takes by itself
     facts: dict[str, Any] = field(default_factory=dict)  # versions of peers, rotation
 
+    @property
+    def threads_text(self) -> str:
+        return f"{self.threads} thread{'s' * (self.threads != 1)}"
+
     def timing(self, name: str) -> Timing | None:
         found = self.results.get(name)
         return found if isinstance(found, Timing) else None

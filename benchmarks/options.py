@@ -18,7 +18,7 @@ examples:
 
 Each backend of an op and each competitor that is installed is measured in the same run, in turns; what is absent is
 named at the end with how to get it. Writes OP.json, OP.csv and the picture roofline.svg (OP.svg for a single op).
-Exit codes: 0 measured, 1 a benchmark or a backend failed, 2 a bad option.
+Exit codes: 0 measured, 1 a benchmark, a backend or a competitor failed, 2 a bad option.
 """
 
 

@@ -47,7 +47,7 @@ def tables(rows: Sequence[Row], ceilings: Mapping[str, float]) -> Iterator[Table
 
 
 def _case(row: Row, ceilings: Mapping[str, float]) -> Table:
-    title = f"{row.op}: {row.shape}, {row.dtype}, {row.threads} threads"
+    title = f"{row.op}: {row.shape}, {row.dtype}, {row.threads_text}"
     columns: tuple[str, ...] = ("", "ms", "20th-80th", "CPU ms", "×")
     is_rated = row.ceiling in ceilings
     if is_rated:
@@ -76,7 +76,8 @@ def _times(found: Timing | None) -> tuple[str, str, str]:
 def rate_text(value: float, unit: str) -> str:
     if unit == "GFLOP/s" and value >= 1000:
         value, unit = value / 1000, "TFLOP/s"
-    return f"{value:.{0 if value >= 1000 else 1}f} {unit}"
+    shown = f"{value:.0f}" if value >= 1000 else f"{value:.1f}" if value >= 1 else f"{value:.2g}"
+    return f"{shown} {unit}"
 
 
 def limit_text(name: str, ceilings: Mapping[str, float]) -> str:

@@ -48,7 +48,7 @@ def points(rows: Sequence[Row], ceilings: Mapping[str, float]) -> list[Point]:
             if timing and name in BACKENDS and row.bytes and row.flops:
                 gflops, share = row.flops / timing.ms / 1e6, percent(row, name, ceilings)
                 rating = rate_text(gflops, "GFLOP/s") + (f", {share:.0f} % of {row.ceiling}" if share else "")
-                case = f"{row.shape}, {row.dtype}" + (f", {row.threads} threads" if threads_differ else "")
+                case = f"{row.shape}, {row.dtype}" + (f", {row.threads_text}" if threads_differ else "")
                 found.append(Point(row.op, case, name, row.flops / row.bytes, gflops, rating))
     return found
 
@@ -85,11 +85,12 @@ def draw(found: Sequence[Point], header: Mapping[str, str], ceilings: Mapping[st
     axes.set(xscale="log", yscale="log", **_limits(found, ceilings))
     axes.set_xlabel("arithmetic intensity: flops a byte that must be moved")
     axes.set_ylabel("GFLOP/s")
-    machine = header.get("GPU") or f"{header.get('processor', '')}, {header.get('threads', '?')} threads"
+    threads = header.get("threads", "?")
+    machine = header.get("GPU") or f"{header.get('processor', '')}, {threads} thread{'s' * (threads != '1')}"
     axes.set_title(f"Roofline of {machine}\ntorch {header.get('torch', '?')}, {header.get('date', '')}", fontsize=9)
     axes.grid(which="major", linewidth=0.3, color="0.85")
     _draw_roof(axes, ceilings)
-    colours = {op: colormaps["tab10"](number % 10) for number, op in enumerate(ops)}
+    colours = {op: colormaps["tab10" if len(ops) <= 10 else "tab20"](number % 20) for number, op in enumerate(ops)}
     for number, point in enumerate(found, 1):
         edge = {} if point.backend == "ref" else {"edgecolors": "white", "linewidths": 0.4}
         dot = axes.scatter(
