@@ -19,6 +19,7 @@ EXAMPLES = """examples:
   mlperf-fast run dlrm                              train the demo on this machine
   mlperf-fast run dlrm --set optimizer.lr=1.0       change a value of the preset
   mlperf-fast prepare dlrm --raw days --out data    convert Criteo's day_N.gz
+  mlperf-fast campaign dlrm --runs official --out results/dlrm     all the runs that a result needs
   mlperf-fast check runs/dlrm/result_0.txt          is this log valid? also for a folder or a whole package
   mlperf-fast rcp results/dgxa100                   do these runs converge as the reference does?
   mlperf-fast score results/dgxa100                 what these runs are worth, in minutes
@@ -39,6 +40,23 @@ PROFILE = """It trains as `run` does, on the same data, to step B, and writes no
 ranges: data wait, step, graph replay, forward, backward, gradient exchange, unscale, optimizer, evaluate
 nsys and ncu show the command line that they run. Where one isn't installed, the line is shown, not run, and the exit
 code is 2. docs/profiling.md leads from "slow" to a kernel.
+"""
+
+
+CAMPAIGN = """Each run is a fresh process with a seed that it draws from the system. Before each, the page cache is
+dropped where that is allowed (Linux, as root), and the log says truly whether it was: --set drop_caches=on to insist,
+or off.
+
+  DIR/result_I.txt    the logs of the runs that have ended, for check, rcp, score
+  DIR/campaign.json   how the campaign was started, and how each run ended
+  DIR/runs/I/         the run's own files: config.json, summary.json, output.txt
+
+The same command again goes on where a kill or Ctrl-C stopped it. A run that was cut short counts as failed if its
+clock had started. More runs than the rules demand are allowed, and --runs may grow: all count, by the rule of the
+median window. When so many failed that no score can come any more, the campaign stops.
+
+Exit codes: 0 a score that could be submitted, 1 none (too few runs, or too few converged), 2 a mistake,
+130 interrupted.
 """
 
 
@@ -95,6 +113,13 @@ def parser() -> argparse.ArgumentParser:
         "--resume", type=Path, metavar="DIR", help="go on with the run in DIR from its last checkpoint"
     )
 
+    command = add(commands, "campaign", campaign, "the runs of one result, one after the other; a kill loses none")
+    command.epilog, command.formatter_class = CAMPAIGN, argparse.RawDescriptionHelpFormatter
+    add_campaign_options(command)
+    command.add_argument("--runs", required=True, metavar="N", help="how many; official: as many as the rules demand")
+    command.add_argument("--nproc", type=int, default=1, metavar="N", help="processes a run, by torchrun; default: 1")
+    command.add_argument("--out", type=Path, required=True, help="the campaign's folder: result_0.txt, result_1.txt …")
+
     command = add(commands, "check", check, "judge a log, a folder of runs or a whole package by the rules of v2.0")
     command.epilog = "Exit codes: 0 everything passes, 1 something doesn't, 2 no such path. Nothing is ever written."
     command.add_argument("paths", nargs="+", metavar="PATH", help="log, system description, or folder at any level")
@@ -143,6 +168,12 @@ def add(commands, name, function, text) -> argparse.ArgumentParser:
     command = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
     command.set_defaults(function=function)
     return command
+
+
+def add_campaign_options(command) -> None:
+    command.add_argument("benchmark")
+    command.add_argument("--preset", default="demo", help="demo (default), closed, or a system such as dgxa100_1x8")
+    command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="sets", help="change a value")
 
 
 def add_bert_train_samples(command) -> None:
@@ -273,6 +304,15 @@ def resume(options) -> int:
     return 0 if outcome.reached else 1
 
 
+def campaign(options) -> int:
+    from mlperf_fast.submission import campaign as campaigns
+
+    plan = campaigns.plan(
+        options.benchmark, options.preset, find_function(options), options.sets, options.nproc, options.runs
+    )
+    return campaigns.main(plan, options.out)
+
+
 def check(options) -> int:
     from mlperf_fast.submission import check as checker
 
@@ -299,13 +339,22 @@ def bench(options) -> int:
 
 def find_preset(options):
     """The workload and the preset function that the options name; UserError with the nearest name."""
-    from mlperf_fast.config import nearest
     from mlperf_fast.workloads import find
 
-    w = find(options.benchmark)
-    if options.preset not in w.presets:
-        raise UserError(f"{w.name} has no preset {options.preset!r}{nearest(options.preset, w.presets)}")
-    return w, w.presets[options.preset]
+    function = find_function(options)
+    return find(options.benchmark), function
+
+
+def find_function(options):
+    """The preset function that the options name, without torch; UserError with the nearest name."""
+    from mlperf_fast.config import nearest
+    from mlperf_fast.workloads import presets, require
+
+    require(options.benchmark)
+    known = presets(options.benchmark)
+    if options.preset not in known:
+        raise UserError(f"{options.benchmark} has no preset {options.preset!r}{nearest(options.preset, known)}")
+    return known[options.preset]
 
 
 def say(text: str) -> None:

@@ -38,6 +38,7 @@ class RunConfig:
     threads: int | None = None  # None: torch's choice
     log_every: int = 100  # steps between progress lines: the only moments when the host waits for the device
     checkpoint_every: int = 0  # steps; 0: no checkpoints
+    drop_caches: Literal["auto", "on", "off"] = "off"  # empty the page cache before the run: auto, where it is allowed
 
 
 def from_preset(preset: Callable[[], Config], preset_name: str, sets: Iterable[str]) -> tuple[Config, dict[str, str]]:

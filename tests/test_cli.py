@@ -22,7 +22,7 @@ def test_help_names_every_command_and_shows_examples(capsys):
         cli.main(["--help"])
     assert ended.value.code == 0
     text = capsys.readouterr().out
-    for command in ("list", "env", "prepare", "run", "check", "rcp", "score", "bench", "profile"):
+    for command in ("list", "env", "prepare", "run", "campaign", "check", "rcp", "score", "bench", "profile"):
         assert f"\n    {command} " in text
     assert "mlperf-fast run dlrm --set optimizer.lr=1.0" in text
 
@@ -75,6 +75,13 @@ def test_env_says_what_is_there_and_why_not(capsys):
         (["profile", "bert"], "bert can't be trained by this version yet"),
         (["profile", "dlrm", "--steps", "9:3"], "expected FIRST:LAST, two steps counted from 1, such as 11:20"),
         (["profile", "dlrm", "--preset", "closed"], "mlperf-fast prepare dlrm"),
+        (["campaign", "dlmr", "--runs", "5", "--out", "x"], "did you mean 'dlrm'?"),
+        (["campaign", "dlrm", "--runs", "some", "--out", "x"], "expected a number, or official"),
+        (["campaign", "dlrm", "--runs", "0", "--out", "x"], "expected a number, or official"),
+        (["campaign", "dlrm", "--runs", "5", "--out", "x", "--nproc", "0"], "--nproc is 0"),
+        (["campaign", "dlrm", "--runs", "5", "--out", "x", "--set", "seed=1"], "draws its own"),
+        (["campaign", "dlrm", "--runs", "5", "--out", "x", "--preset", "dmo"], "did you mean 'demo'?"),
+        (["campaign", "dlrm", "--runs", "5", "--out", "/dev/null/x"], "can't write to the campaign's folder"),
         (["check", "/nowhere/result_0.txt"], "/nowhere/result_0.txt"),
         (["rcp"], "or one benchmark with --table"),
         (["rcp", "--table", "retina"], "expected one of resnet"),

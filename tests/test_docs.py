@@ -41,6 +41,8 @@ def test_every_mlperf_fast_command_works_as_shown(tmp_path, monkeypatch):
         arguments = line[1:]
         if arguments[0] == "run" and "--resume" not in arguments and "--print-config" not in arguments:
             arguments += small_dlrm.settings(data, "max_epochs=1")
+        if arguments[0] == "campaign":
+            arguments += small_dlrm.settings(data, "target=0.6", "drop_caches=off")
         if arguments == ["bench"]:
             continue  # everything: tests/benchmarks runs it, with --quick
         if arguments[0] == "bench":
@@ -123,7 +125,7 @@ def test_links_lead_somewhere():
 
 
 def test_help_of_every_command_says_what_it_does():
-    for command in ("list", "env", "prepare", "run", "check", "rcp", "score", "bench", "profile"):
+    for command in ("list", "env", "prepare", "run", "campaign", "check", "rcp", "score", "bench", "profile"):
         answer = subprocess.run(
             [sys.executable, "-m", "mlperf_fast", command, "--help"], capture_output=True, text=True, check=True
         )

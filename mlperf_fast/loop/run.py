@@ -21,6 +21,7 @@ from mlperf_fast import __version__
 from mlperf_fast.config import RunConfig, flatten, to_json
 from mlperf_fast.errors import UserError
 from mlperf_fast.loop import checkpoint, dist
+from mlperf_fast.loop.caches import drop_caches
 from mlperf_fast.loop.dist import Ranks
 from mlperf_fast.loop.graph import eager_reason
 from mlperf_fast.loop.terminal import Outcome, summary
@@ -49,6 +50,7 @@ def run(
         refuse_false_claims(w, cfg)
         on_first(ranks, lambda: w.ensure_data(cfg, say))
         require_names(cfg)
+        dropped = not resume and drop_caches(cfg.drop_caches, ranks)
         with folder_lock(ranks, out):
             state = on_first(ranks, lambda: resumed_state(out) if resume else new_state(cfg, out))
             with runlog.open_log(out / "result_0.txt", ranks.rank, resume_at=state["log_offset"]) as log:
@@ -56,7 +58,7 @@ def run(
                     log.event("resumed", state["step"])
                 else:
                     on_first(ranks, lambda: save_config(w, cfg, origins, preset, out))
-                    open_submission(w, cfg, log, preset, state["seed"])
+                    open_submission(w, cfg, log, preset, state["seed"], dropped)
                 outcome = train(w, cfg, ranks, log, out, state["seed"], preset, resume)
             if ranks.is_first:
                 (out / "summary.json").write_text(json.dumps(dataclasses.asdict(outcome), indent=1) + "\n")
@@ -155,8 +157,8 @@ def folder_lock(ranks: Ranks, out: Path):
             os.close(handle)
 
 
-def open_submission(w: Workload, cfg: RunConfig, log: Any, preset: str, seed: int) -> None:
-    """The lines a log begins with: who, what, and the run's one seed."""
+def open_submission(w: Workload, cfg: RunConfig, log: Any, preset: str, seed: int, dropped: bool) -> None:
+    """The lines a log begins with: who, what, the run's one seed, and whether the caches were dropped just now."""
     runlog.log_submission(
         log,
         w.name,
@@ -168,8 +170,7 @@ def open_submission(w: Workload, cfg: RunConfig, log: Any, preset: str, seed: in
     )
     runlog.log_seed(log, seed)
     log.event("preset", preset)
-    # Caches are dropped by whoever may (a campaign run as root); a single run says that it did not.
-    log.event("cache_clear", False)
+    log.event("cache_clear", dropped)
 
 
 def save_config(w: Workload, cfg: RunConfig, origins: dict[str, str], preset: str, out: Path) -> None:

@@ -76,10 +76,14 @@ def epochs_to_converge(logs: Sequence[Log], dropped: int) -> float | None:
 def median_window(logs: Sequence[Log], runs: int, dropped: int) -> Sequence[Log]:
     """Which `runs` of more logs count: of all windows over them, in order of start, the one with the median score.
 
-    A window without a score is slower than any; of an even number of windows the slower one in the middle counts. The
-    rules forbid to choose the best.
+    A log that doesn't say when it started stands behind the one before it. A window without a score is slower than
+    any; of an even number of windows the slower one in the middle counts. The rules forbid to choose the best.
     """
-    ordered = sorted(logs, key=lambda log: math.inf if log.started is None else log.started)
+    starts, latest = [], -math.inf
+    for log in logs:
+        latest = latest if log.started is None else log.started
+        starts.append(latest)
+    ordered = [log for _, log in sorted(zip(starts, logs, strict=True), key=lambda pair: pair[0])]
     windows = [ordered[first : first + runs] for first in range(len(ordered) - runs + 1)]
 
     def minutes(window: Sequence[Log]) -> float:
@@ -203,7 +207,7 @@ def main(paths: Sequence[str], form: str = "table", compare: bool = False) -> in
         pairs = _pairs(*parts)
         print(_comparison(paths, pairs) if form == "table" else _machine([_ratios(*pair) for pair in pairs], form))
     else:
-        print(_text([one for part in parts for one in part]) if form == "table" else _machine(rows, form))
+        print(text([one for part in parts for one in part]) if form == "table" else _machine(rows, form))
     return 0 if all(one.valid for part in parts for one in part) else 1
 
 
@@ -226,7 +230,8 @@ RATIOS = {
 COLUMNS = ("system", "benchmark", "division", "runs", "failed", "minutes", "fastest", "slowest", "spread", "epochs")
 
 
-def _text(all_scores: Sequence[Score]) -> str:
+def text(all_scores: Sequence[Score]) -> str:
+    """The scores as a table for a person, with their notes."""
     rows = [
         (
             printable(one.system),
