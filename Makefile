@@ -44,5 +44,5 @@ clean:
 
 $(READY): constraints.txt pyproject.toml setup.py $(SOURCES)
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[triton,dev,flights,report]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[triton,dev,flights,report,bert]'
 	touch $(READY)

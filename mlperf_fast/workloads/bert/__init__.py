@@ -1,0 +1,1 @@
+"""BERT-large's pre-training: text, examples, batches."""
