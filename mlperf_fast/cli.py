@@ -13,6 +13,7 @@ from typing import Any
 
 from mlperf_fast import __version__
 from mlperf_fast.errors import UserError
+from mlperf_fast.suite import DIVISIONS, STATUSES
 
 EXAMPLES = """examples:
   mlperf-fast list                                  what can be trained, and to which target
@@ -23,6 +24,7 @@ EXAMPLES = """examples:
   mlperf-fast check runs/dlrm/result_0.txt          is this log valid? also for a folder or a whole package
   mlperf-fast rcp results/dgxa100                   do these runs converge as the reference does?
   mlperf-fast score results/dgxa100                 what these runs are worth, in minutes
+  mlperf-fast package runs/a --submitter Ajax --division open --system-name petrel --out package
   mlperf-fast profile dlrm --steps 11:20            where does the time of a step go?
   mlperf-fast bench sgd                             how fast is it, against what and which limit?
   torchrun --nproc-per-node 8 -m mlperf_fast run dlrm --preset dgxa100_1x8
@@ -57,6 +59,14 @@ median window. When so many failed that no score can come any more, the campaign
 
 Exit codes: 0 a score that could be submitted, 1 none (too few runs, or too few converged), 2 a mistake,
 130 interrupted.
+"""
+
+
+PACKAGE = """The system description has 33 fields. Runs of this package have recorded what their machine tells; for
+other logs --this-machine says that they were made here. The rest is yours to say. Where the rules want an answer
+that nobody gave, the command stops and shows the file to fill in.
+
+Exit codes: 0 our check and the official package checker pass, 1 one of them doesn't, 2 nothing was written, and why.
 """
 
 
@@ -145,6 +155,8 @@ def parser() -> argparse.ArgumentParser:
     )
     form.add_argument("--json", dest="form", action="store_const", const="json", help="machine-readable")
 
+    add_package(commands)
+
     command = add(
         commands, "profile", profile, "where the time of a training step goes, with torch's profiler or Nsight"
     )
@@ -174,6 +186,27 @@ def add_campaign_options(command) -> None:
     command.add_argument("benchmark")
     command.add_argument("--preset", default="demo", help="demo (default), closed, or a system such as dgxa100_1x8")
     command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="sets", help="change a value")
+
+
+def add_package(commands) -> None:
+    command = add(commands, "package", package, "make a submission's tree of runs, describe the system, check it all")
+    command.epilog, command.formatter_class = PACKAGE, argparse.RawDescriptionHelpFormatter
+    command.add_argument("paths", nargs="+", metavar="DIR", help="folder with result logs: a campaign's, or any code's")
+    command.add_argument("--submitter", required=True, metavar="NAME", help="the organization; also its folder's name")
+    command.add_argument("--division", required=True, choices=DIVISIONS, help="what the logs say too")
+    command.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder to make; never written over")
+    command.add_argument("--system-name", metavar="NAME", help="of the description and of the system's folders")
+    command.add_argument("--status", choices=STATUSES, help="default: as the logs say")
+    command.add_argument("--system", type=Path, metavar="FILE.toml", help='answers on the system, FIELD = "VALUE"')
+    command.add_argument(
+        "--set-system", action="append", default=[], metavar="FIELD=VALUE", help="an answer; before file and machine"
+    )
+    command.add_argument(
+        "--code", type=Path, metavar="DIR", help="the code that made the logs, if it isn't this package"
+    )
+    command.add_argument("--this-machine", action="store_true", help="the logs were made here: describe this machine")
+    command.add_argument("--allow-unknown", action="store_true", help="open only: file what nobody says as unknown")
+    add_bert_train_samples(command)
 
 
 def add_bert_train_samples(command) -> None:
@@ -329,6 +362,27 @@ def score(options) -> int:
     from mlperf_fast.submission import score as scorer
 
     return scorer.main(options.paths, options.form, options.compare)
+
+
+def package(options) -> int:
+    from mlperf_fast.submission import package as packager
+
+    return packager.main(
+        options.paths,
+        packager.Options(
+            submitter=options.submitter,
+            division=options.division,
+            out=options.out,
+            status=options.status,
+            system_name=options.system_name,
+            system_file=options.system,
+            settings=options.set_system,
+            code=options.code,
+            this_machine=options.this_machine,
+            allow_unknown=options.allow_unknown,
+            bert_train_samples=options.bert_train_samples,
+        ),
+    )
 
 
 def bench(options) -> int:

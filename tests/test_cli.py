@@ -22,7 +22,19 @@ def test_help_names_every_command_and_shows_examples(capsys):
         cli.main(["--help"])
     assert ended.value.code == 0
     text = capsys.readouterr().out
-    for command in ("list", "env", "prepare", "run", "campaign", "check", "rcp", "score", "bench", "profile"):
+    for command in (
+        "list",
+        "env",
+        "prepare",
+        "run",
+        "campaign",
+        "check",
+        "rcp",
+        "score",
+        "package",
+        "bench",
+        "profile",
+    ):
         assert f"\n    {command} " in text
     assert "mlperf-fast run dlrm --set optimizer.lr=1.0" in text
 
@@ -87,6 +99,7 @@ def test_env_says_what_is_there_and_why_not(capsys):
         (["rcp", "--table", "retina"], "expected one of resnet"),
         (["rcp", "--table", "minigo"], "minigo has no reference convergence points in v2.0"),
         (["rcp", "--table", "resnet", "--rcps", "/nowhere"], "/nowhere: can't be read"),
+        (["package", "/nowhere", "--submitter", "A", "--division", "open", "--out", "x"], "/nowhere: no such folder"),
         (["score", "/nowhere"], "/nowhere: no such folder"),
         (["score", ".", "--compare"], "--compare takes two folders"),
     ],

@@ -11,9 +11,11 @@ from pathlib import Path
 import closed_logs
 import pytest
 import small_dlrm
+import tomllib
 import torch
 
 from mlperf_fast import cli
+from mlperf_fast.submission.description import COUNTS, FIELDS
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -32,6 +34,7 @@ def test_every_mlperf_fast_command_works_as_shown(tmp_path, monkeypatch):
     small_dlrm.write_days(tmp_path / "criteo_days")
     closed_logs.package(tmp_path / "ajax")
     closed_logs.folder(tmp_path / "blue/results/kite/resnet")
+    write_what_package_takes(tmp_path)
     points = {"own": {"Benchmark": "resnet", "BS": 4096, "Epochs to converge": [40] * 10}}
     (tmp_path / "own_points.json").write_text(json.dumps(points))
     shown = [line for document in DOCUMENTS for line in commands(document, "mlperf-fast")]
@@ -55,6 +58,19 @@ def test_every_mlperf_fast_command_works_as_shown(tmp_path, monkeypatch):
         # 1: a small run misses its target, which is no fault of the command.
         expected = {"run": (0, 1), "profile": (2,) if lacks_its_tool(arguments) else (0,)}
         assert cli.main(arguments) in expected.get(arguments[0], (0,)), line
+
+
+def write_what_package_takes(folder: Path) -> None:
+    """Two benchmarks of other code, that code, and answers on the system; docs/submission.md shows some of them."""
+    for name, benchmark, batch, epochs in (("resnet", "resnet", 4096, 40), ("ssd", "retinanet", 256, 5)):
+        closed_logs.folder(folder / "logs" / name, benchmark, batch=batch, epochs=(epochs,))
+    (folder / "trainer").mkdir()
+    (folder / "trainer/README.md").write_text("./run.sh\n")
+    wanted = {name: "as built" for name, is_wanted in FIELDS.items() if is_wanted} | dict.fromkeys(COUNTS, 2)
+    blocks = re.findall(r"```toml\n(.*?)```", (ROOT / "docs/submission.md").read_text(), flags=re.DOTALL)
+    shown = tomllib.loads("".join(blocks))
+    answers = {**wanted, **shown, "submitter": "Blue", "division": "closed", "status": "onprem"}
+    (folder / "kite.toml").write_text("".join(f"{json.dumps(k)} = {json.dumps(v)}\n" for k, v in answers.items()))
 
 
 def lacks_its_tool(arguments: list[str]) -> bool:
@@ -125,7 +141,19 @@ def test_links_lead_somewhere():
 
 
 def test_help_of_every_command_says_what_it_does():
-    for command in ("list", "env", "prepare", "run", "campaign", "check", "rcp", "score", "bench", "profile"):
+    for command in (
+        "list",
+        "env",
+        "prepare",
+        "run",
+        "campaign",
+        "check",
+        "rcp",
+        "score",
+        "package",
+        "bench",
+        "profile",
+    ):
         answer = subprocess.run(
             [sys.executable, "-m", "mlperf_fast", command, "--help"], capture_output=True, text=True, check=True
         )

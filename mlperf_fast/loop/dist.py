@@ -74,6 +74,18 @@ def from_environment() -> tuple[int, int, int]:
     return 0, 1, 0
 
 
+def processes_per_node() -> int | None:
+    """How many processes the launcher started on this node; None where it doesn't say."""
+    world = from_environment()[1]
+    if world == 1:
+        return 1
+    nodes = os.environ.get("SLURM_NNODES", "")
+    for local in (os.environ.get("LOCAL_WORLD_SIZE", ""), os.environ.get("OMPI_COMM_WORLD_LOCAL_SIZE", "")):
+        if local.isdecimal():
+            return int(local)
+    return world // int(nodes) if nodes.isdecimal() and int(nodes) and world % int(nodes) == 0 else None
+
+
 def barrier(ranks: Ranks) -> None:
     if ranks.world > 1:
         torch_dist.barrier()

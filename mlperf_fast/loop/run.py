@@ -1,7 +1,7 @@
 """One run in one folder: the result log, the resolved configuration, checkpoints, the summary.
 
 result_0.txt      the official result log
-config.json       the configuration that made it, and the versions of what computed
+config.json       the configuration that made it, the versions of what computed, and the machine
 checkpoints/      see checkpoint.py
 summary.json      how it ended
 """
@@ -10,6 +10,7 @@ import dataclasses
 import fcntl
 import json
 import os
+import platform
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,7 +28,7 @@ from mlperf_fast.loop.graph import eager_reason
 from mlperf_fast.loop.terminal import Outcome, summary
 from mlperf_fast.loop.train import train
 from mlperf_fast.ops import backend
-from mlperf_fast.submission import runlog
+from mlperf_fast.submission import machine, runlog
 from mlperf_fast.workloads.base import Workload
 
 Value = TypeVar("Value")
@@ -57,7 +58,7 @@ def run(
                 if resume:
                     log.event("resumed", state["step"])
                 else:
-                    on_first(ranks, lambda: save_config(w, cfg, origins, preset, out))
+                    on_first(ranks, lambda: save_config(w, cfg, origins, preset, ranks, out))
                     open_submission(w, cfg, log, preset, state["seed"], dropped)
                 outcome = train(w, cfg, ranks, log, out, state["seed"], preset, resume)
             if ranks.is_first:
@@ -173,7 +174,39 @@ def open_submission(w: Workload, cfg: RunConfig, log: Any, preset: str, seed: in
     log.event("cache_clear", dropped)
 
 
-def save_config(w: Workload, cfg: RunConfig, origins: dict[str, str], preset: str, out: Path) -> None:
-    versions = {"mlperf_fast": __version__, "torch": torch.__version__}
-    values = {"workload": w.name, "preset": preset, "config": to_json(cfg), "origins": origins, "versions": versions}
+def save_config(w: Workload, cfg: RunConfig, origins: dict[str, str], preset: str, ranks: Ranks, out: Path) -> None:
+    values = {
+        "workload": w.name,
+        "preset": preset,
+        "config": to_json(cfg),
+        "origins": origins,
+        "versions": versions(ranks),
+        "processes": ranks.world,
+        "machine": describe_machine(cfg, ranks, out),
+    }
     (out / "config.json").write_text(json.dumps(values, indent=1) + "\n")
+
+
+def versions(ranks: Ranks) -> dict[str, str]:
+    """What computed: this package, torch and, on a GPU, what torch calls there."""
+    found = {"mlperf_fast": __version__, "torch": str(torch.__version__), "python": platform.python_version()}
+    if ranks.device.type == "cuda":
+        found |= {"cuda": str(torch.version.cuda), "cudnn": str(torch.backends.cudnn.version())}
+        if torch.distributed.is_nccl_available():
+            found["nccl"] = ".".join(map(str, torch.cuda.nccl.version()))
+    return found
+
+
+def describe_machine(cfg: RunConfig, ranks: Ranks, out: Path) -> dict[str, Any]:
+    """The fields of a system description that this node, one among equals, can tell: the run is filed with them."""
+    data = getattr(getattr(cfg, "data", None), "path", None)
+    found = machine.facts(Path(data) if data else out)
+    each = dist.processes_per_node()
+    if each:
+        found["number_of_nodes"] = str(ranks.world // each)
+    if ranks.device.type != "cuda":  # the node may have some, but the result isn't theirs
+        found = {name: value for name, value in found.items() if not name.startswith("accelerator")}
+        found |= machine.NO_ACCELERATOR
+    elif each:
+        found["accelerators_per_node"] = str(each)  # one process each
+    return found

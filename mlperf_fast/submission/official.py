@@ -84,6 +84,11 @@ class _RuleFiles:
         return cls._parsed[file.name]
 
 
+def parse_rules_once() -> None:
+    """From now on the official checker of this process does, however it is called; its verdicts are the same."""
+    mlp_compliance.yaml = _RuleFiles
+
+
 @cache
 def _compiled(code: str, mode: str) -> CodeType:
     return compile(code, "<rule>", mode)

@@ -18,6 +18,7 @@ from small_dlrm import losses, records
 from mlperf_fast import cli
 from mlperf_fast.config import from_preset
 from mlperf_fast.errors import UserError
+from mlperf_fast.loop import dist
 from mlperf_fast.loop.run import run as run_once
 from mlperf_fast.submission.check import check_file
 from mlperf_fast.workloads.dlrm.workload import WORKLOAD
@@ -132,6 +133,36 @@ def test_two_processes_give_the_losses_of_one(data, whole, tmp_path):
     assert [two[step] for step in one] == pytest.approx([one[step] for step in one], rel=1e-4)
     assert check_file(out / "result_0.txt") == []
     assert keys(out / "result_0.txt").count("seed") == 1, "one rank writes"
+    alone, together = (json.loads((folder / "config.json").read_text()) for folder in (whole, out))
+    assert (alone["processes"], together["processes"]) == (1, 2)
+    assert together["machine"] == alone["machine"], "one node, the same"
+    assert together["machine"]["number_of_nodes"] == "1"
+    assert together["machine"]["accelerators_per_node"] == "0"
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, 1),
+        ({"RANK": "9", "WORLD_SIZE": "16", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "8"}, 8),
+        ({"SLURM_PROCID": "9", "SLURM_NTASKS": "16", "SLURM_LOCALID": "1", "SLURM_NNODES": "4"}, 4),
+        ({"SLURM_PROCID": "9", "SLURM_NTASKS": "15", "SLURM_LOCALID": "1", "SLURM_NNODES": "4"}, None),
+        ({"RANK": "9", "WORLD_SIZE": "16", "LOCAL_RANK": "1"}, None),
+    ],
+)
+def test_processes_of_a_node_as_each_launcher_says(monkeypatch, environment, expected):
+    for name in (
+        "RANK",
+        "WORLD_SIZE",
+        "LOCAL_WORLD_SIZE",
+        "SLURM_NTASKS",
+        "SLURM_NNODES",
+        "OMPI_COMM_WORLD_LOCAL_SIZE",
+    ):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert dist.processes_per_node() == expected
 
 
 def test_two_processes_resume_their_shards(data, tmp_path):
