@@ -25,6 +25,7 @@ EXAMPLES = """examples:
   mlperf-fast rcp results/dgxa100                   do these runs converge as the reference does?
   mlperf-fast score results/dgxa100                 what these runs are worth, in minutes
   mlperf-fast package runs/a --submitter Ajax --division open --system-name petrel --out package
+  mlperf-fast report results/dgxa100                all of it as one page, with pictures
   mlperf-fast profile dlrm --steps 11:20            where does the time of a step go?
   mlperf-fast bench sgd                             how fast is it, against what and which limit?
   torchrun --nproc-per-node 8 -m mlperf_fast run dlrm --preset dgxa100_1x8
@@ -42,6 +43,10 @@ PROFILE = """It trains as `run` does, on the same data, to step B, and writes no
 ranges: data wait, step, graph replay, forward, backward, gradient exchange, unscale, optimizer, evaluate
 nsys and ncu show the command line that they run. Where one isn't installed, the line is shown, not run, and the exit
 code is 2. docs/profiling.md leads from "slow" to a kernel.
+"""
+
+REPORT = """Exit codes: 0 everything passes, 1 something doesn't (the file says what), 2 wrong usage.
+The file is whole in itself: no script, nothing loaded. Needs matplotlib: pip install 'mlperf_fast[report]'
 """
 
 
@@ -156,6 +161,13 @@ def parser() -> argparse.ArgumentParser:
     form.add_argument("--json", dest="form", action="store_const", const="json", help="machine-readable")
 
     add_package(commands)
+
+    command = add(commands, "report", report, "one HTML file of runs: verdicts, scores, curves, where the time goes")
+    command.epilog = REPORT
+    command.add_argument("paths", nargs="+", metavar="DIR", help="folder of a benchmark, a system or a whole package")
+    command.add_argument("-o", "--out", default="report.html", metavar="FILE", help="to write; default: report.html")
+    command.add_argument("--rcps", type=Path, metavar="FILE", help="points to take instead of the official ones, JSON")
+    add_bert_train_samples(command)
 
     command = add(
         commands, "profile", profile, "where the time of a training step goes, with torch's profiler or Nsight"
@@ -383,6 +395,12 @@ def package(options) -> int:
             bert_train_samples=options.bert_train_samples,
         ),
     )
+
+
+def report(options) -> int:
+    from mlperf_fast.submission import report as reporter
+
+    return reporter.main(options.paths, options.out, options.rcps, options.bert_train_samples)
 
 
 def bench(options) -> int:

@@ -32,6 +32,7 @@ def test_help_names_every_command_and_shows_examples(capsys):
         "rcp",
         "score",
         "package",
+        "report",
         "bench",
         "profile",
     ):
@@ -101,6 +102,10 @@ def test_env_says_what_is_there_and_why_not(capsys):
         (["rcp", "--table", "resnet", "--rcps", "/nowhere"], "/nowhere: can't be read"),
         (["package", "/nowhere", "--submitter", "A", "--division", "open", "--out", "x"], "/nowhere: no such folder"),
         (["score", "/nowhere"], "/nowhere: no such folder"),
+        (["report", "/nowhere"], "/nowhere: no such file"),
+        (["report", "."], "no result_*.txt in this folder"),
+        (["report", ".", "-o", "/nowhere/report.html"], "its folder doesn't exist"),
+        (["report", ".", "-o", "."], "is a folder; name the file"),
         (["score", ".", "--compare"], "--compare takes two folders"),
     ],
 )

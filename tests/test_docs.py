@@ -35,6 +35,7 @@ def test_every_mlperf_fast_command_works_as_shown(tmp_path, monkeypatch):
     closed_logs.package(tmp_path / "ajax")
     closed_logs.folder(tmp_path / "blue/results/kite/resnet")
     write_what_package_takes(tmp_path)
+    closed_logs.description(tmp_path / "blue/systems/kite.json")
     points = {"own": {"Benchmark": "resnet", "BS": 4096, "Epochs to converge": [40] * 10}}
     (tmp_path / "own_points.json").write_text(json.dumps(points))
     shown = [line for document in DOCUMENTS for line in commands(document, "mlperf-fast")]
@@ -151,6 +152,7 @@ def test_help_of_every_command_says_what_it_does():
         "rcp",
         "score",
         "package",
+        "report",
         "bench",
         "profile",
     ):

@@ -55,7 +55,7 @@ def test_what_needs_no_torch_imports_none():
         "import sys, mlperf_fast.cli, mlperf_fast.workloads;"
         "import mlperf_fast.submission.check, mlperf_fast.submission.score, mlperf_fast.submission.runlog;"
         "import mlperf_fast.submission.convergence, mlperf_fast.submission.campaign;"
-        "import mlperf_fast.submission.package;"
+        "import mlperf_fast.submission.package, mlperf_fast.submission.report;"
         "mlperf_fast.workloads.preset_names('dlrm'); mlperf_fast.cli.parser();"
         "sys.exit('torch' in sys.modules)"
     )

@@ -131,7 +131,8 @@ def log_initialisation(w: Workload, cfg: RunConfig, ranks: Ranks, progress: Prog
     log.event("eval_samples", progress.eval_samples)
     for name in suite.BENCHMARKS[w.name].weight_names():
         log.event("weights_initialization", metadata={"tensor": name})
-    # Not an official key: which code computed, so that the run can be repeated from its log.
+    # No official keys: what counts as converged, and which code computed, so that the log alone tells.
+    log.event("target", cfg.target)
     log.event("op_backends", choices(ranks.device.type))
 
 

@@ -59,14 +59,14 @@ def check(paths: Sequence[str | os.PathLike[str]], *, bert_train_samples: bool =
     bert_train_samples: as the convergence test has it. UserError for a path that doesn't exist; whatever a file or
     folder holds is a finding.
     """
-    todo = [_look_at(os.fspath(path)) for path in paths]
+    todo = [look_at(os.fspath(path)) for path in paths]
     logs = {log.path: log for log in read_logs([log for one in todo for log in one.all_logs()])}
     return [report for one in todo for report in one.reports(logs, bert_train_samples)]
 
 
 @dataclass(frozen=True, slots=True)
-class _Todo:
-    """What a path leads to."""
+class Todo:
+    """What a path leads to: verdicts that need no log, and what else is to be judged."""
 
     done: tuple[Report, ...] = ()
     descriptions: tuple[str, ...] = ()
@@ -74,9 +74,11 @@ class _Todo:
     single: tuple[str, ...] = ()
 
     def all_logs(self) -> list[str]:
+        """The paths of all logs that `reports` needs."""
         return [*self.single, *(log for folder in self.benchmarks for log in folder.logs)]
 
     def reports(self, logs: dict[str, Log], bert_train_samples: bool) -> Iterator[Report]:
+        """The verdicts, `logs` being what was read, by path."""
         yield from self.done
         for path in self.descriptions:
             yield Report(path, "system description", tuple(description.check(path)))
@@ -87,14 +89,15 @@ class _Todo:
             yield Report(path, "log", log.findings, log.benchmark, log.division, 1)
 
 
-def _look_at(path: str) -> _Todo:
+def look_at(path: str) -> Todo:
+    """What is to be judged at a path. UserError if it doesn't exist."""
     if not os.path.lexists(path):
         raise UserError(f"{printable(path)}: no such file")
     if not os.path.isdir(path):
-        return _Todo(descriptions=(path,)) if path.endswith(".json") else _Todo(single=(path,))
+        return Todo(descriptions=(path,)) if path.endswith(".json") else Todo(single=(path,))
     if folders.is_package(path):
         benchmarks, descriptions, findings = layout.check(path)
-        return _Todo((Report(path, "package", tuple(findings)),), tuple(descriptions), tuple(benchmarks))
+        return Todo((Report(path, "package", tuple(findings)),), tuple(descriptions), tuple(benchmarks))
     found = list(folders.find(path))
     benchmarks = [one for one in found if isinstance(one, Folder)]
     unread = [one for one in found if not isinstance(one, Folder)]
@@ -105,7 +108,7 @@ def _look_at(path: str) -> _Todo:
         message = "no result_*.txt in this folder, nor where a package has them below it"
         findings = [Finding("package/no-logs", None, message, layout.TREE, file=path)]
     done = (Report(path, "folder", tuple(findings)),) if findings else ()
-    return _Todo(done, tuple(sorted({b.description for b in benchmarks if b.description})), tuple(benchmarks))
+    return Todo(done, tuple(sorted({b.description for b in benchmarks if b.description})), tuple(benchmarks))
 
 
 def _benchmark(folder: Folder, logs: Sequence[Log], bert_train_samples: bool) -> Report:

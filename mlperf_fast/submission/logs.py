@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from mlperf_fast.submission.official import compliance
+from mlperf_fast.submission.phases import NO_PHASES, Phases, phases
 from mlperf_fast.submission.records import MAX_FAULTS, Finding, Record, is_number, read_records, shown
 from mlperf_fast.submission.sanity import number, sanity, text
 from mlperf_fast.suite import BENCHMARKS, CLOSED_KEYS, Benchmark
@@ -41,8 +42,8 @@ class Log:
     complies: the official compliance check's verdict. benchmark: as the log calls it (`ssd`, not retinanet).
     outcome: the status of run_stop. started, stopped: run_start and run_stop, milliseconds since 1970, the pair that
     the official summarizer takes. converged_at: `epoch_num` of the last evaluation before run_stop, rounded to three
-    digits as the official convergence check does. curve: (epoch_num, eval_accuracy) of each evaluation.
-    settings: hyperparameter -> its value as text.
+    digits as the official convergence check does. curve: (epoch_num, eval_accuracy) of each evaluation. target: what a
+    log of ours says it trained for. phases: where the time went. settings: hyperparameter -> its value as text.
     """
 
     path: str
@@ -60,6 +61,8 @@ class Log:
     train_samples: float | None = None
     converged_at: float | None = None
     curve: tuple[tuple[float | None, float | dict[str, float | None] | None], ...] = ()
+    target: float | None = None
+    phases: Phases = NO_PHASES
     seeds: tuple[Seed, ...] = ()
     settings: tuple[tuple[str, str], ...] = ()
 
@@ -143,6 +146,8 @@ def _read_log(path: str) -> Log:
         curve=tuple(
             (number(r.metadata.get("epoch_num")), _quality(r.value)) for r in records if r.key == "eval_accuracy"
         ),
+        target=_last_number(records, "target"),
+        phases=phases(records, started, stopped),
         seeds=tuple(_seed(record) for record in records if record.key == "seed"),
         settings=_settings(records),
     )

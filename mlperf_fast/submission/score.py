@@ -110,6 +110,15 @@ def samples(log: Log, benchmark: Benchmark) -> float | None:
     return epochs * items if items else None
 
 
+def counted(logs: Sequence[Log], benchmark: Benchmark | None) -> list[Log]:
+    """The runs whose times make the score, fastest first: of the window that counts, without those at both ends."""
+    dropped = benchmark.dropped if benchmark else 1
+    if benchmark and len(logs) > benchmark.runs:
+        logs = median_window(logs, benchmark.runs, dropped)
+    good = sorted((log for log in logs if log.converged), key=lambda log: log.minutes or 0)
+    return good[dropped : max(0, len(good) - max(0, dropped - (len(logs) - len(good))))]
+
+
 def score(folder: folders.Folder, logs: Sequence[Log]) -> Score:
     """The score of one benchmark's logs."""
     benchmark = common_benchmark(logs)
@@ -124,9 +133,9 @@ def score(folder: folders.Folder, logs: Sequence[Log]) -> Score:
     minutes = olympic_minutes(times, failed, dropped) if benchmark and same else None
     speed = None
     if benchmark and minutes is not None:
-        counted = good[dropped : len(good) - (dropped - failed)]
-        seconds = [(log.minutes or 0) * 60 for log in counted]
-        trained = [samples(log, benchmark) for log in counted]
+        inside = counted(logs, benchmark)
+        seconds = [(log.minutes or 0) * 60 for log in inside]
+        trained = [samples(log, benchmark) for log in inside]
         if None not in trained and min(seconds) > 0:
             speed = statistics.fmean(n / s for n, s in zip(trained, seconds, strict=True))  # type: ignore[operator]
     accelerators = description.accelerators(folder.description) if folder.description else None

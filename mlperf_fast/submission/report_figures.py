@@ -1,0 +1,372 @@
+"""The report's pictures, each of one thing: convergence, one figure of each run, where the time goes, systems compared.
+
+All are small and drawn in the page's own units (1 point is 1 CSS pixel), so that text is as large as the page's. A run
+has one colour and one mark in all of them and its number beside it; what left the mean is hollow, what failed a cross.
+"""
+
+import math
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, TypeGuard
+
+from mlperf_fast.submission.logs import Log
+from mlperf_fast.submission.rcp import NEVER
+from mlperf_fast.submission.report_html import Html
+from mlperf_fast.submission.report_svg import (
+    BAND,
+    GRID,
+    INK,
+    PAPER,
+    PHASES,
+    QUIET,
+    SERIES,
+    TARGET,
+    inline,
+)  # fmt: skip
+from mlperf_fast.submission.tables import figure as digits
+from mlperf_fast.submission.tables import printable
+from mlperf_fast.suite import Benchmark
+
+WIDE, NARROW = 480, 312  # CSS pixels
+MARKERS = ("o", "s", "^", "D", "v", "P", "<", ">")  # eight, and seven colours: 56 runs before a pair comes again
+MOST_RUNS = 120  # drawn; a submission has at most 40
+MOST_POINTS = 300  # of one curve; more can't be told apart at this size
+SMALL = 9.5  # of what stands beside the data
+LARGEST = 1e15  # a figure beyond that is no time and no epoch: not drawn
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run as it is drawn. name: its number in the file's name, or its place. state: what it does to the score."""
+
+    log: Log
+    name: str
+    colour: str
+    marker: str
+    state: str  # "counted", "dropped" (left out of the mean, as the rules say) or "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Band:
+    """The reference at a batch size: the least mean that passes, and its own."""
+
+    least: float
+    mean: float
+
+
+def runs(logs: Sequence[Log], counted: Sequence[Log]) -> list[Run]:
+    """The runs of a folder in its order. counted: those whose time is in the score."""
+    inside = {log.path for log in counted}
+    found = []
+    for i, log in enumerate(logs):
+        state = "counted" if log.path in inside else "dropped" if log.converged else "failed"
+        match = re.fullmatch(r"result_0*(\d{1,4})\.txt", os.path.basename(log.path))
+        name = match[1] if match else f"({i + 1})"
+        found.append(Run(log, name, SERIES[i % len(SERIES)], MARKERS[i % len(MARKERS)], state))
+    return found
+
+
+# --- the pictures ---------------------------------------------------------------------------------------------------
+
+
+def convergence(
+    name: str, label: str, all_runs: Sequence[Run], benchmark: Benchmark, metric: str, target: float | None,
+    band: Band | None, *, near: bool,
+) -> Html | None:  # fmt: skip
+    """Quality over epochs, a line a run; near: only the last stretch, around the target.
+
+    None if nothing is to be drawn, or the last stretch is all there is.
+    """
+    curves = [(run, curve) for run in all_runs[:MOST_RUNS] if (curve := _curve(run.log, metric))]
+    if not curves:
+        return None
+    scale, unit = epoch_unit(benchmark)
+    left = min(curve[0][0] for _, curve in curves)
+    right = max(curve[-1][0] for _, curve in curves)
+    if near:
+        ends = [curve[-1][0] for _, curve in curves]
+        steps = [b[0] - a[0] for _, curve in curves for a, b in pairwise(curve)]
+        begin = min([*ends, *([band.least] if band else [])]) - max(3 * max(steps, default=0), 0.1 * (right - left))
+        if begin <= left or target is None:
+            return None
+        left = begin
+    axes, figure = _axes(WIDE, 300, bottom=44, left=58, top=24)
+    seen: list[float] = []
+    for run, curve in curves:
+        points = [(x, y) for x, y in curve if x >= left]
+        # From the evaluation before the edge, so that the line enters the picture.
+        points = curve[max(0, len(curve) - len(points) - 1) :]
+        _line(axes, run, [x / scale for x, _ in points], [y for _, y in points])
+        seen += [y for x, y in points if x >= left]
+    if target is not None:
+        seen.append(target)
+    span = (max(seen) - min(seen)) or abs(max(seen)) * 0.1 or 1.0
+    axes.set_ylim(min(seen) - 0.06 * span, max(seen) + (0.14 if near else 0.06) * span)
+    width = (right - left) or abs(right) * 0.1 or 1.0
+    beyond = max(right, band.mean if band else right)
+    axes.set_xlim((left - 0.02 * width) / scale, (beyond + (0.08 if near else 0.04) * width) / scale)
+    if band:
+        _reference(axes, band, scale)
+    if target is not None:
+        axes.axhline(target, color=TARGET, linewidth=1.4, zorder=1.5)
+        axes.annotate(
+            f"target {target:g}", (0, target), xycoords=("axes fraction", "data"), xytext=(4, 4),
+            textcoords="offset points", fontsize=SMALL, color=TARGET, weight="bold", va="bottom",
+        )  # fmt: skip
+    if near:
+        _number_ends(axes, [(run, curve[-1][0] / scale, curve[-1][1]) for run, curve in curves])
+    axes.set_xlabel(unit)
+    axes.grid(axis="y")
+    return inline(figure, name, label)
+
+
+def dots(
+    name: str, label: str, all_runs: Sequence[Run], values: Sequence[float | None], unit: str, mean: float | None,
+    mean_text: str,
+) -> Html | None:  # fmt: skip
+    """One figure of each run, a row a run, with the mean of those that count. None if no run has it."""
+    shown = list(zip(all_runs, values, strict=True))[:MOST_RUNS]
+    known = [value for _, value in shown if _drawable(value)]
+    if not known:
+        return None
+    row = _row_height(len(shown))
+    axes, figure = _axes(NARROW, 66 + row * len(shown), bottom=40, left=34, top=24)
+    for y, (run, value) in enumerate(shown):
+        axes.axhline(y, color=GRID, linewidth=0.8, zorder=0)
+        if _drawable(value):
+            _mark(axes, run, value, y)
+        elif run.state == "failed":
+            _note(axes, y, "failed")
+    low, high = min(known), max(known)
+    if _drawable(mean):
+        axes.axvline(mean, color=INK, linewidth=1.2, zorder=1)
+        low, high = min(low, mean), max(high, mean)
+        # The text stays within the picture wherever the mean is.
+        where = (mean - low) / (high - low) if high > low else 0.5
+        axes.annotate(
+            mean_text, (mean, 1), xycoords=("data", "axes fraction"), xytext=(0, 5), textcoords="offset points",
+            ha="left" if where < 0.3 else "right" if where > 0.7 else "center", fontsize=SMALL, weight="bold",
+        )  # fmt: skip
+    margin = 0.1 * (high - low) or abs(high) * 0.05 or 1.0
+    axes.set_xlim(low - margin, high + margin)
+    _rows(axes, [run.name for run, _ in shown], row)
+    _few_ticks(axes, 4)
+    axes.set_xlabel(unit)
+    return inline(figure, name, label)
+
+
+PHASE_NAMES = ("initialization, off the clock", "first epoch or block", "training", "evaluation")
+
+
+def phases(name: str, label: str, all_runs: Sequence[Run]) -> Html | None:
+    """Where the time of each run goes: initialization to the left of run_start, at 0, the run to the right."""
+    shown = [(run, run.log.phases) for run in all_runs[:MOST_RUNS]]
+    known = [(run, p) for run, p in shown if _drawable(p.rest) and _drawable(p.first)]
+    if not known:
+        return None
+    row = _row_height(len(shown))
+    axes, figure = _axes(WIDE, 92 + row * len(shown), bottom=40, left=34, top=48)
+    totals = [0.0]
+    for y, (_, parts) in enumerate(shown):
+        if not (_drawable(parts.rest) and _drawable(parts.first)):
+            _note(axes, y, "no run_start and run_stop")
+            continue
+        # An absurd initialization is a finding; drawn to scale it would hide the run.
+        widths = (parts.first or 0.0, parts.rest or 0.0, parts.evaluation or 0.0)
+        if _drawable(parts.init) and parts.init:
+            axes.barh(y, -parts.init, height=0.7, color=PHASES[0], linewidth=0)
+            totals.append(-parts.init)
+        at = 0.0
+        for width, colour in zip(widths, PHASES[1:], strict=True):
+            axes.barh(y, width, left=at, height=0.7, color=colour, edgecolor=PAPER, linewidth=0.5)
+            at += width
+        totals.append(at)
+    low, high = min(totals), max(totals)
+    span = (high - low) or 1.0
+    axes.set_xlim(low - 0.01 * span, high + 0.02 * span)
+    axes.axvline(0, color=INK, linewidth=1.0, zorder=3)
+    with_evaluation = any(p.evaluation is not None for _, p in known)
+    names = [*PHASE_NAMES[:2], "training", "evaluation"] if with_evaluation else [
+        *PHASE_NAMES[:2], "training and evaluation"
+    ]  # fmt: skip
+    _key(figure, axes, names)
+    _rows(axes, [run.name for run, _ in shown], row)
+    axes.set_xlabel("minutes from run_start")
+    return inline(figure, name, label)
+
+
+def bars(name: str, label: str, rows: Sequence[tuple[str, float | None]], unit: str) -> Html | None:
+    """One figure of several systems, bars from zero. rows: (system, value), None is drawn as a missing score."""
+    known = [value for _, value in rows if _drawable(value) and value >= 0]
+    if not known:
+        return None
+    axes, figure = _axes(NARROW, 46 + 38 * len(rows), bottom=38, left=12, top=6)
+    high = max(known) or 1.0
+    for y, (system, value) in enumerate(rows):
+        drawn = value if _drawable(value) and value >= 0 else None
+        if drawn is not None:
+            axes.barh(y + 0.18, drawn, height=0.42, color=SERIES[y % len(SERIES)], linewidth=0)
+        axes.annotate(
+            digits(drawn, 3) if drawn is not None else "none", (drawn or 0, y + 0.18), xytext=(4, 0),
+            textcoords="offset points", va="center", fontsize=SMALL, weight="bold",
+        )  # fmt: skip
+        axes.annotate(
+            _short(system, 40), (0, y - 0.16), xytext=(0, 0), textcoords="offset points", va="center", fontsize=SMALL
+        )
+    axes.set_xlim(0, high * 1.22)
+    axes.set_ylim(len(rows) - 0.4, -0.5)
+    axes.set_yticks([])
+    axes.spines["left"].set_visible(False)
+    _few_ticks(axes, 4)
+    axes.set_xlabel(unit)
+    return inline(figure, name, label)
+
+
+# --- their parts ----------------------------------------------------------------------------------------------------
+
+
+def epoch_unit(benchmark: Benchmark) -> tuple[float, str]:
+    """By what a benchmark's epoch_num is divided, and what it then counts."""
+    units = {
+        "bert": (1e6, "million samples trained"),
+        "dlrm": (1.0, "epoch_num: 1 and the part of the epoch"),
+        "minigo": (1.0, "iterations"),
+    }
+    return units.get(benchmark.name, (1.0, "epochs"))
+
+
+def quality(value: float | dict[str, float | None] | None, metric: str) -> float | None:
+    """The value of one metric in an evaluation."""
+    return value.get(metric) if isinstance(value, dict) else value
+
+
+def number(value: float | None) -> str:
+    """With four digits, or all before the point."""
+    return "none" if value is None else f"{value:,.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
+
+
+def _drawable(value: float | None) -> TypeGuard[float]:
+    return value is not None and math.isfinite(value) and abs(value) < LARGEST
+
+
+def _curve(log: Log, metric: str) -> list[tuple[float, float]]:
+    """(epoch, quality) in order of epochs; of very many, every so many and the last."""
+    found = []
+    for epoch, value in log.curve:
+        one = quality(value, metric)
+        if _drawable(epoch) and _drawable(one):
+            found.append((float(epoch), float(one)))
+    found.sort(key=lambda point: point[0])
+    every = math.ceil(len(found) / MOST_POINTS) or 1
+    return found[: len(found) - 1 : every] + found[-1:]
+
+
+def _axes(width: float, height: float, *, bottom: float, left: float, top: float) -> tuple[Any, Any]:
+    """Axes with these margins in a figure of this size, in CSS pixels."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width / 72, height / 72), dpi=72)
+    right = 14
+    box = (left / width, bottom / height, (width - left - right) / width, (height - bottom - top) / height)
+    return figure.add_axes(box), figure
+
+
+def _line(axes: Any, run: Run, x: Sequence[float], y: Sequence[float]) -> None:
+    faded = 1.0 if run.state != "dropped" else 0.6
+    axes.plot(x, y, "--" if run.state == "failed" else "-", color=run.colour, linewidth=1.3, alpha=faded, zorder=2)
+    _mark(axes, run, x[-1], y[-1])
+
+
+def _mark(axes: Any, run: Run, x: Any, y: Any) -> None:
+    if run.state == "failed":
+        style = {"marker": "X", "markerfacecolor": run.colour, "markeredgecolor": PAPER, "markeredgewidth": 0.5}
+    elif run.state == "dropped":
+        style = {"marker": run.marker, "markerfacecolor": PAPER, "markeredgecolor": run.colour, "markeredgewidth": 1.4}
+    else:
+        style = {"marker": run.marker, "markerfacecolor": run.colour, "markeredgecolor": PAPER, "markeredgewidth": 0.5}
+    axes.plot([x], [y], linestyle="none", markersize=7, zorder=4, clip_on=False, **style)
+
+
+def _reference(axes: Any, band: Band, scale: float) -> None:
+    """The reference's least and mean as a band, named above the axes."""
+    least, mean = band.least / scale, band.mean / scale
+    axes.axvspan(least, mean, color=BAND, linewidth=0, zorder=0)
+    for x in (least, mean):
+        axes.axvline(x, color=QUIET, linewidth=0.8, linestyle=(0, (2, 2)), zorder=1)
+    left, right = axes.get_xlim()
+    where = ((least + mean) / 2 - left) / (right - left)
+    axes.annotate(
+        f"reference: least {number(least)}, mean {number(mean)}", (mean if where > 0.6 else least, 1),
+        xycoords=("data", "axes fraction"), xytext=(0, 6), textcoords="offset points", fontsize=SMALL, color=QUIET,
+        ha="right" if where > 0.6 else "left" if where < 0.4 else "center",
+    )  # fmt: skip
+
+
+def _number_ends(axes: Any, ends: Sequence[tuple[Run, float, float]]) -> None:
+    """The runs' numbers above where they end; runs that end at one epoch share a text."""
+    by_epoch: dict[float, list[tuple[Run, float]]] = {}
+    for run, x, y in ends:
+        by_epoch.setdefault(x, []).append((run, y))
+    left, right = axes.get_xlim()
+    taken: list[float] = []
+    for x in sorted(by_epoch):
+        names = [run.name for run, _ in by_epoch[x]]
+        text = " ".join(names) if len(names) <= 5 else f"{len(names)} runs"
+        width = 6.0 * len(text) / WIDE * (right - left)
+        if any(abs(x - other) < width for other in taken):
+            continue
+        taken.append(x)
+        top = max(y for _, y in by_epoch[x])
+        axes.annotate(
+            text, (x, top), xytext=(0, 7), textcoords="offset points", ha="center", fontsize=SMALL, color=INK,
+            zorder=5, annotation_clip=False,
+        )  # fmt: skip
+
+
+def _row_height(count: int) -> float:
+    return 17 if count <= 12 else 12
+
+
+def _rows(axes: Any, names: Sequence[str], row: float) -> None:
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.set_yticks(range(len(names)), names, fontsize=11 if row > 12 else 9)
+    axes.tick_params(axis="y", length=0)
+    axes.spines["left"].set_visible(False)
+    axes.annotate("run", (0, 1), xycoords="axes fraction", xytext=(-30, 5), textcoords="offset points",
+                  fontsize=SMALL, color=QUIET)  # fmt: skip
+
+
+def _note(axes: Any, y: float, text: str) -> None:
+    axes.annotate(text, (0, y), xycoords=("axes fraction", "data"), xytext=(4, 0), textcoords="offset points",
+                  va="center", fontsize=SMALL, color=QUIET, style="italic")  # fmt: skip
+
+
+def _few_ticks(axes: Any, most: int) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(most))
+
+
+def _key(figure: Any, axes: Any, names: Sequence[str]) -> None:
+    """The phases' names above the bars, each beside a square of its colour, in the order of the bars."""
+    for i, name in enumerate(names):
+        x, y = (0, 1)[i % 2] * 215, (34, 18)[i // 2]
+        axes.annotate("■", (0, 1), xycoords="axes fraction", xytext=(x, y - 1), textcoords="offset points",
+                      fontsize=13, color=PHASES[i])  # fmt: skip
+        axes.annotate(name, (0, 1), xycoords="axes fraction", xytext=(x + 14, y), textcoords="offset points",
+                      fontsize=SMALL)  # fmt: skip
+
+
+def _short(name: str, most: int) -> str:
+    name = printable(name)
+    return name if len(name) <= most else f"{name[: most - 1]}…"
+
+
+def reference_band(least: float | None, mean: float | None) -> Band | None:
+    """The band, unless the reference has no mean to show."""
+    if least is None or mean is None or not (_drawable(least) and _drawable(mean)) or mean >= NEVER / 100:
+        return None
+    return Band(min(least, mean), mean)
