@@ -3,6 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 KINDS := asan ubsan race
+# Most tests keep one core busy, so several processes share them; more than four would need more memory than speed.
+PARALLEL := -n auto --maxprocesses 4 --dist worksteal
 SOURCES := $(wildcard $(addprefix csrc/,$(addprefix *.,cpp h cu cuh) $(addprefix */*.,cpp h cu cuh)))
 FORMATTED := $(SOURCES) $(wildcard $(addprefix tests/emulate/,*.h *.cu */*.cu))
 
@@ -12,12 +14,12 @@ demo: $(READY)  ## train DLRM's demo to its target with the native kernels
 	$(BIN)/mlperf-fast run dlrm --preset demo
 
 test: $(READY)  ## everything that needs no GPU; Triton's kernels run in its interpreter, CUDA's in the emulator
-	$(BIN)/python -m pytest
-	TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/ops tests/loop -k triton
+	$(BIN)/python -m pytest $(PARALLEL)
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest $(PARALLEL) tests/ops tests/loop -k triton
 	$(MAKE) emulate
 
 emulate: $(READY)  ## the CUDA kernels on the host; make emulate KINDS=race ARGS='-k "cuda and sgd" -x'
-	for kind in $(KINDS); do $(BIN)/python tests/emulated.py $$kind $(ARGS) || exit 1; done
+	for kind in $(KINDS); do $(BIN)/python tests/emulated.py $$kind $(PARALLEL) $(ARGS) || exit 1; done
 
 ptxas: $(READY)  ## registers, spills and shared memory of every kernel against its budget; make ptxas UPDATE=1
 	$(BIN)/python tests/budgets.py $(if $(UPDATE),--update)
