@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "adam.h"
+#include "crc32c.h"
 #include "criteo.h"
 #include "dot_interaction.h"
 #include "ema.h"
@@ -59,6 +60,7 @@ PYBIND11_MODULE(MODULE_NAME, m) {
     m.def("sgd_momentum", &sgd_momentum, Unlocked());
     m.def("read_tensors", &read_tensors);
     m.def("roc_auc", &roc_auc, Unlocked());
+    m.def("crc32c", &crc32c, Unlocked());
     m.def("criteo_decode", &criteo_decode, Unlocked());
     m.def("criteo_parse", &criteo_parse, Unlocked());
     m.def("criteo_index", &criteo_index, Unlocked());

@@ -18,7 +18,7 @@ def replaced(path: Path) -> Iterator[IO[bytes]]:
     """A file to write that takes the place of `path`, all at once, when the block ends without an exception."""
     new = path.with_name(path.name + ".new")
     try:
-        with open(new, "wb") as file:
+        with open(new, "w+b") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

@@ -132,9 +132,9 @@ def find_fault(s: Sequences, words: int, longest: int = LONGEST, most_masked: in
     )  # fmt: skip
     if not found:
         return None
-    row, what = min(found)
+    row, what = min(found, key=lambda fault: fault[0])
     return f"row {row}: {what}"
 
 
-def word_fault(kind: str, value: np.integer, words: int) -> str:
+def word_fault(kind: str, value: object, words: int) -> str:
     return f"{kind} {value}, but the vocabulary has the ids 0 to {words - 1}"
