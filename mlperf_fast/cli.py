@@ -13,7 +13,7 @@ from typing import Any
 
 from mlperf_fast import __version__
 from mlperf_fast.errors import UserError
-from mlperf_fast.suite import DIVISIONS, STATUSES
+from mlperf_fast.suite import BENCHMARKS, DIVISIONS, STATUSES
 
 EXAMPLES = """examples:
   mlperf-fast list                                  what can be trained, and to which target
@@ -75,12 +75,28 @@ Exit codes: 0 our check and the official package checker pass, 1 one of them doe
 """
 
 
+RECORD = """The runs are a campaign in FILE's place with the ending .runs, so that a recording that was stopped goes on.
+All of them must converge. Then
+
+  mlperf-fast campaign dlrm --runs 10 --out native
+  mlperf-fast rcp native --rcps FILE
+
+tests runs with native kernels against them: not faster by the rule of v2.0, and neither faster nor slower by a
+two-sided test.
+
+Exit codes: 0 recorded, 1 a run failed, 2 a mistake, 130 interrupted.
+"""
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Runs one command; returns its exit code."""
     # By default OpenMP's waiting threads spin for milliseconds, which takes the core from whatever else wants it: with
     # one other busy process DLRM's demo step took 536 ms instead of 4. After 10,000 turns, some microseconds, they
     # sleep: 24 ms then, and as fast as ever on a quiet machine. Read when torch loads libgomp: to be set before.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:2] == ["rcp", "record"]:  # a folder of this name: ./record
+        arguments = ["rcp record", *arguments[2:]]
     options = parser().parse_args(arguments)
     try:
         return options.function(options)
@@ -143,12 +159,21 @@ def parser() -> argparse.ArgumentParser:
     add_bert_train_samples(command)
 
     command = add(commands, "rcp", rcp, "hold runs against the reference convergence points")
-    command.epilog = "Exit codes: 0 all pass or needn't be tested, 1 some don't, 2 wrong usage."
+    command.epilog = (
+        "`mlperf-fast rcp record BENCHMARK` makes points of your own, for --rcps; it has its own --help. "
+        "Exit codes: 0 all pass or needn't be tested, 1 some don't, 2 wrong usage."
+    )
     command.add_argument("paths", nargs="*", metavar="DIR", help="folder of a benchmark, a system or a whole package")
     command.add_argument("--table", metavar="BENCHMARK", help="show a benchmark's reference points instead")
     command.add_argument("--rcps", type=Path, metavar="FILE", help="points to take instead of the official ones, JSON")
     command.add_argument("--json", action="store_true", help="machine-readable")
     add_bert_train_samples(command)
+
+    command = add(commands, "rcp record", rcp_record, "points of your own, from runs on plain PyTorch (backend=ref)")
+    command.epilog, command.formatter_class = RECORD, argparse.RawDescriptionHelpFormatter
+    add_campaign_options(command)
+    command.add_argument("--runs", default=None, metavar="N", help="how many; default: twice a submission's")
+    command.add_argument("-o", "--out", type=Path, required=True, metavar="FILE", help="the file of points, new; JSON")
 
     command = add(commands, "score", score, "the scores of result logs in minutes, with epochs and speed apart")
     command.epilog = "Exit codes: 0 all have a score to submit, 1 some have none, 2 wrong usage."
@@ -227,7 +252,6 @@ def add_bert_train_samples(command) -> None:
 
 
 def list_benchmarks(options) -> int:
-    from mlperf_fast.suite import BENCHMARKS
     from mlperf_fast.workloads import has_trainer, preset_names
 
     rows: list[dict[str, Any]] = [
@@ -368,6 +392,17 @@ def rcp(options) -> int:
     from mlperf_fast.submission import convergence
 
     return convergence.main(options.paths, options.table, options.rcps, options.json, options.bert_train_samples)
+
+
+def rcp_record(options) -> int:
+    from mlperf_fast.submission import campaign as campaigns
+    from mlperf_fast.submission import recording
+
+    function = find_function(options)
+    runs = options.runs or str(2 * BENCHMARKS[options.benchmark].runs)
+    sets = [*options.sets, *recording.SETTINGS]
+    plan = campaigns.plan(options.benchmark, options.preset, function, sets, 1, runs)
+    return recording.record(plan, options.out, options.out.with_suffix(".runs"))
 
 
 def score(options) -> int:

@@ -37,6 +37,7 @@ class Convergence:
     passes: bool = False
     points: dict[str, list[rcp.Point]] = field(default_factory=dict)
     verdicts: dict[str, rcp.Verdict] = field(default_factory=dict)
+    difference: rcp.Difference | None = None  # where the points ask for a test with two sides
 
 
 def against_reference(
@@ -73,8 +74,10 @@ def against_reference(
     )
     points = {method: rcp.points(references, benchmark, method) for method in rcp.METHODS}
     verdicts = {method: rcp.judge(epochs, batches[0], points[method], benchmark, method) for method in rcp.METHODS}
-    passes = all(verdict.passes for verdict in verdicts.values())
-    return Convergence(folder, benchmark, division, batches[0], epochs, None, passes, points, verdicts)
+    own = next((one for one in references if one.two_sided and one.batch == batches[0]), None)
+    difference = rcp.difference(epochs, own.epochs) if own else None
+    passes = all(verdict.passes for verdict in verdicts.values()) and (difference is None or difference.passes)
+    return Convergence(folder, benchmark, division, batches[0], epochs, None, passes, points, verdicts, difference)
 
 
 # --- the command ----------------------------------------------------------------------------------------------------
@@ -144,6 +147,8 @@ def text(one: Convergence) -> str:
         "",
     ]
     lines += [f"{SAID[method]}: {sentence(one.verdicts[method], one.benchmark)}" for method in rcp.METHODS]
+    if one.difference:
+        lines.append(f"two-sided, all runs: {two_sided(one.difference, one.benchmark)}")
     if one.verdicts[rcp.TODAY].factor > 1 and one.verdicts[rcp.TODAY].passes:
         lines.append(
             f"today's checkers would multiply the score by {one.verdicts[rcp.TODAY].factor:.4f}, a rule of later rounds"
@@ -175,6 +180,22 @@ def sentence(verdict: rcp.Verdict, benchmark: Benchmark) -> str:
     if verdict.missing is not None:
         return f"fails: needs a new RCP at batch {verdict.missing:g} ({asked})"
     return f"{'passes' if verdict.passes else 'fails'}: {verdict.said} ({asked})"
+
+
+def two_sided(found: rcp.Difference, benchmark: Benchmark) -> str:
+    """The two-sided test in words."""
+    if found.passes:
+        said = "passes: neither faster nor slower"
+    else:
+        faster = found.mean is not None and found.mean < found.reference
+        said = f"fails: {'faster' if faster else 'slower'} than the reference"
+    mean = amount(found.mean, benchmark) if found.mean is not None else "a run that didn't converge"
+    trained = found.reference - (benchmark.name == "dlrm")  # whose epoch_num is 1 + the part of the epoch
+    return (
+        f"{said} (p = {found.p:.3g}, at least {rcp.ALPHA} is asked; mean {mean}, the reference "
+        f"{amount(found.reference, benchmark)}; a shift by {amount(found.resolution, benchmark)}, "
+        f"{found.resolution / trained:.0%} of the training, would be found in four of five cases)"
+    )
 
 
 def _curve(

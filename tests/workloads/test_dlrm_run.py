@@ -4,9 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from small_dlrm import records
 
 from mlperf_fast import cli
+from mlperf_fast.ops import sgd
 from mlperf_fast.submission.check import check_file, passes
 from mlperf_fast.workloads.dlrm.flights import find_tables
 
@@ -32,18 +34,33 @@ def test_the_demo_reaches_its_target_with_native_kernels(tmp_path):
     assert "demo" in values["submission_platform"]
 
 
+def curve(out: Path, data: Path, backend: str) -> list[tuple[float, float]]:
+    """(epoch, AUC) of the demo with one seed, until it reaches 0.6."""
+    sets = ["seed=3", f"backend={backend}", f"data.path={data}", "target=0.6"]
+    assert cli.main(["run", "dlrm", "--out", str(out), *[p for s in sets for p in ("--set", s)]]) == 0
+    return summary_of(out)["curve"]
+
+
+def apart(mine, plain) -> float:
+    assert [epoch for epoch, _ in mine] == [epoch for epoch, _ in plain]
+    return max(abs(a - b) for (_, a), (_, b) in zip(mine, plain, strict=True))
+
+
 @pytest.mark.slow
-def test_native_kernels_converge_as_plain_pytorch_does(tmp_path):
-    """One seed, the demo's data: the AUC after a tenth of an epoch agrees between all backends' arithmetic."""
-    curves = {}
-    for backend in ("cpp", "ref"):
-        out = tmp_path / backend
-        sets = ["seed=3", f"backend={backend}", f"data.path={tmp_path / 'data'}", "evals_per_epoch=20", "target=0.6"]
-        assert cli.main(["run", "dlrm", "--out", str(out), *[p for s in sets for p in ("--set", s)]]) == 0
-        curves[backend] = summary_of(out)["curve"]
-    assert len(curves["cpp"]) == len(curves["ref"])
-    for (epoch, mine), (_, plain) in zip(curves["cpp"], curves["ref"], strict=True):
-        assert mine == pytest.approx(plain, abs=2e-3), f"at epoch {epoch}"
+def test_native_kernels_converge_as_plain_pytorch_does(tmp_path, monkeypatch):
+    """With one seed the AUC after a twentieth of an epoch agrees; with an SGD kernel whose gradient is 5 % too large
+    it doesn't. Over runs with seeds of their own that error is far below what chance does (docs/submission.md)."""
+    data = tmp_path / "data"
+    plain = curve(tmp_path / "ref", data, "ref")
+    assert apart(curve(tmp_path / "cpp", data, "cpp"), plain) < 2e-3
+    right = sgd._sgd
+
+    def wrong(params, grads, *rest):
+        torch._foreach_mul_(grads, 1.05)
+        right(params, grads, *rest)
+
+    monkeypatch.setattr(sgd, "_sgd", wrong)
+    assert apart(curve(tmp_path / "wrong", data, "cpp"), plain) > 5e-3
 
 
 @pytest.mark.slow
