@@ -20,7 +20,7 @@ EXAMPLES = """examples:
   mlperf-fast run dlrm                              train the demo on this machine
   mlperf-fast run dlrm --set optimizer.lr=1.0       change a value of the preset
   mlperf-fast prepare dlrm --raw days --out data    convert Criteo's day_N.gz
-  mlperf-fast campaign dlrm --runs official --out results/dlrm     all the runs that a result needs
+  mlperf-fast campaign dlrm --runs official --out a all the runs that a result needs, resumable
   mlperf-fast check runs/dlrm/result_0.txt          is this log valid? also for a folder or a whole package
   mlperf-fast rcp results/dgxa100                   do these runs converge as the reference does?
   mlperf-fast score results/dgxa100                 what these runs are worth, in minutes
@@ -66,14 +66,12 @@ Exit codes: 0 a score that could be submitted, 1 none (too few runs, or too few 
 130 interrupted.
 """
 
-
 PACKAGE = """The system description has 33 fields. Runs of this package have recorded what their machine tells; for
 other logs --this-machine says that they were made here. The rest is yours to say. Where the rules want an answer
 that nobody gave, the command stops and shows the file to fill in.
 
 Exit codes: 0 our check and the official package checker pass, 1 one of them doesn't, 2 nothing was written, and why.
 """
-
 
 RECORD = """The runs are a campaign in FILE's place with the ending .runs, so that a recording that was stopped goes on.
 All of them must converge. Then
