@@ -33,6 +33,9 @@ class Settings:
     seed: int = SEED
 
 
+BENCHMARK = Settings()
+
+
 def documents(lines: Iterable[str], vocabulary: Vocabulary) -> list[Document]:
     """Text of one sentence a line, articles apart by empty lines, as ids; without empty sentences and articles."""
     found: list[Document] = [[]]
@@ -56,7 +59,7 @@ def blocks(lines: Iterable[str]) -> Iterator[list[str]]:
         yield block
 
 
-def create(articles: list[Document], vocabulary: Vocabulary, settings: Settings = Settings()) -> Sequences:
+def create(articles: list[Document], vocabulary: Vocabulary, settings: Settings = BENCHMARK) -> Sequences:
     """All sequences of one text part in the reference's order. `articles` is shuffled in place, as it does.
 
     UserError for a part without text.

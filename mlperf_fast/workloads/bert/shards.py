@@ -23,6 +23,8 @@ from mlperf_fast.workloads.bert.sequences import LONGEST, MOST_MASKED, Sequences
 READ_ROWS = 1024
 RAGGED = {"input_ids": "i2", "segment_ids": "i1", "masked_lm_positions": "i2", "masked_lm_ids": "i2"}
 NAMES = re.compile(r"part[-_](\d{5})[-_]of[-_](\d{5})(\.hdf5|\.tfrecord)?")
+# Evaluation sets of one file, as NVIDIA and the reference name them.
+SINGLE = ("part_eval_10k.hdf5", "eval_10k", "eval_10k.tfrecord")
 
 
 def import_h5py():
@@ -37,12 +39,14 @@ def import_h5py():
 
 
 def find_shards(folder: Path) -> list[Path]:
-    """part_00000_of_04320.hdf5 …, or the reference's part-00000-of-00500 …, in order.
+    """part_00000_of_04320.hdf5 …, or the reference's part-00000-of-00500 …, in order; or an evaluation set's one file.
 
     UserError if there are none, if one of the announced number is missing, or if there are several kinds of files.
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: there is no such folder of shards")
+    if single := [folder / name for name in SINGLE if (folder / name).is_file()]:
+        return single[:1]
     found: dict[tuple[str, str], dict[int, Path]] = {}
     for path in sorted(folder.iterdir()):
         if match := NAMES.fullmatch(path.name):
