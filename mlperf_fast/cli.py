@@ -20,7 +20,7 @@ EXAMPLES = """examples:
   mlperf-fast run dlrm                              train the demo on this machine
   mlperf-fast run dlrm --set optimizer.lr=1.0       change a value of the preset
   mlperf-fast prepare dlrm --raw days --out data    convert Criteo's day_N.gz
-  mlperf-fast campaign dlrm --runs official --out a all the runs that a result needs, resumable
+  mlperf-fast campaign dlrm --runs 5 --out dlrm     all the runs that a result needs, resumable after a kill
   mlperf-fast check runs/dlrm/result_0.txt          is this log valid? also for a folder or a whole package
   mlperf-fast rcp results/dgxa100                   do these runs converge as the reference does?
   mlperf-fast score results/dgxa100                 what these runs are worth, in minutes
