@@ -56,7 +56,7 @@ def _facts(one: Result) -> str:
 def _key_figures(one: Result) -> Iterator[Html]:
     s, bench = one.score, one.benchmark
     waits = [log.phases.data_wait for log in one.logs if log.phases.data_wait is not None]
-    span = "-" if s.fastest is None else f"{figure(s.fastest, 2)} to {figure(s.slowest, 2)}"
+    span = "-" if s.fastest is None else f"{_minutes(s.fastest)}–{_minutes(s.slowest)}"
     for label, value in (
         ("Score, minutes", figure(s.minutes, 3)),
         ("Fastest to slowest", span),
@@ -68,6 +68,10 @@ def _key_figures(one: Result) -> Iterator[Html]:
         ("Waiting for data", f"{sum(waits) / len(waits):.1%}" if waits else NOT_LOGGED),
     ):  # fmt: skip
         yield element("div", element("dt", label), element("dd", "–" if value == "-" else value))
+
+
+def _minutes(value: float | None) -> str:
+    return figure(value, 3 if value is not None and value < 10 else 2 if value is not None and value < 100 else 1)
 
 
 def speed(value: float | None) -> str:
@@ -154,7 +158,29 @@ def _pictures(one: Result, bench: Benchmark, runs: Sequence[Run], anchor: str) -
     if drawn:
         yield element("h4", "Where the time goes")
         caption = "Initialization, off the clock, stands left of run_start."
-        yield element("div", pictured("Minutes of each run", caption, drawn), class_="pictures")
+        picture = pictured("Minutes of each run", caption, drawn)
+        yield element("div", picture, _means(runs), class_="pictures")
+
+
+def _means(runs: Sequence[Run]) -> Html:
+    """The parts' mean minutes over the runs in the score, or over all if there is none, and their share of the run."""
+    counted_runs = [run for run in runs if run.state == "counted"] or runs
+    parts = [run.log.phases for run in counted_runs if run.log.phases.rest is not None]
+    total = sum((p.first or 0) + (p.evaluation or 0) + (p.rest or 0) for p in parts)
+    evaluated = any(p.evaluation is not None for p in parts)
+    rows: list[list[str | Html]] = []
+    for name, values in (
+        ("Initialization", [p.init for p in parts]),
+        ("First epoch or block", [p.first for p in parts]),
+        ("Evaluation", [p.evaluation for p in parts]),
+        ("Training" if evaluated else "Training and evaluation", [p.rest for p in parts]),
+    ):
+        known = [value for value in values if value is not None]
+        minutes = figure(sum(known) / len(known), 2) if known else NOT_LOGGED
+        share = f"{sum(known) / total:.1%}" if known and total > 0 else "–"
+        rows.append([name, minutes, "off the clock" if name == "Initialization" else share])
+    of = "the runs in the score" if counted_runs is not runs else "all runs"
+    return table(f"Mean over {of}", ("Part", "Minutes", "Share of the run"), rows, 1)
 
 
 def _curves(one: Result, bench: Benchmark, runs: Sequence[Run], anchor: str) -> Iterator[Html]:
@@ -166,7 +192,7 @@ def _curves(one: Result, bench: Benchmark, runs: Sequence[Run], anchor: str) -> 
     scale, unit = epoch_unit(bench)
     for metric, closed_target in bench.target.items():
         target = closed_target if one.score.division == "closed" else _logged_target(one.logs)
-        what = metric if len(bench.target) > 1 else f"{bench.metric[0].upper()}{bench.metric[1:]}"
+        what = metric if len(bench.target) > 1 else _metric(bench)
         for near in (False, True):
             text = f"{what} over {unit}, {counted(len(runs), 'run')}{', near the target' if near else ''}"
             text += f". Target {target:g}" if target is not None else ". The target isn't logged"
@@ -175,13 +201,26 @@ def _curves(one: Result, bench: Benchmark, runs: Sequence[Run], anchor: str) -> 
             name = f"{anchor}-{metric}-{'near' if near else 'whole'}"
             drawn = report_figures.convergence(name, text, runs, bench, metric, target, band, near=near)
             if drawn:
-                caption = "Runs are named where they end." if near else _curve_caption(target, band)
+                caption = _near_caption(runs) if near else _curve_caption(target, band)
+                if not near and report_figures.logarithmic(runs, bench, metric):
+                    caption += " Logarithmic."
                 yield pictured(f"{what}, {'near the target' if near else 'whole run'}", caption, drawn)
 
 
 def _curve_caption(target: float | None, band: Band | None) -> str:
     said = "One line a run." if target is not None else "One line a run. The target isn't logged."
-    return f"{said} Grey: what the reference needs, least to mean." if band else said
+    return f"{said} Shaded: what the reference needs, least to mean." if band else said
+
+
+def _near_caption(runs: Sequence[Run]) -> str:
+    if len(runs) <= report_figures.MANY:
+        return "Runs are named where they end."
+    return "Named, and hollow: runs that the mean leaves out."
+
+
+def _metric(bench: Benchmark) -> str:
+    name = bench.metric.partition(",")[0]
+    return f"{name[0].upper()}{name[1:]}"
 
 
 def _logged_target(logs: Sequence[Log]) -> float | None:

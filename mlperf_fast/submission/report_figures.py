@@ -7,6 +7,7 @@ has one colour and one mark in all of them and its number beside it; what left t
 import math
 import os
 import re
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -33,8 +34,9 @@ from mlperf_fast.suite import Benchmark
 WIDE, NARROW = 480, 312  # CSS pixels
 MARKERS = ("o", "s", "^", "D", "v", "P", "<", ">")  # eight, and seven colours: 56 runs before a pair comes again
 MOST_RUNS = 120  # drawn; a submission has at most 40
+MANY = 12  # runs: from here on drawn finer
 MOST_POINTS = 300  # of one curve; more can't be told apart at this size
-SMALL = 9.5  # of what stands beside the data
+SMALL = 10.5  # of what stands beside the data
 LARGEST = 1e15  # a figure beyond that is no time and no epoch: not drawn
 
 
@@ -76,51 +78,67 @@ def convergence(
     name: str, label: str, all_runs: Sequence[Run], benchmark: Benchmark, metric: str, target: float | None,
     band: Band | None, *, near: bool,
 ) -> Html | None:  # fmt: skip
-    """Quality over epochs, a line a run; near: only the last stretch, around the target.
-
-    None if nothing is to be drawn, or the last stretch is all there is.
-    """
+    """Quality over epochs, a line a run; near: only the last stretch, around the target. None if there is nothing to
+    draw, or no target to be near to."""
     curves = [(run, curve) for run in all_runs[:MOST_RUNS] if (curve := _curve(run.log, metric))]
-    if not curves:
+    if not curves or (near and target is None):
         return None
     scale, unit = epoch_unit(benchmark)
-    left = min(curve[0][0] for _, curve in curves)
-    right = max(curve[-1][0] for _, curve in curves)
+    left, right = min(curve[0][0] for _, curve in curves), max(curve[-1][0] for _, curve in curves)
     if near:
-        ends = [curve[-1][0] for _, curve in curves]
-        steps = [b[0] - a[0] for _, curve in curves for a, b in pairwise(curve)]
-        begin = min([*ends, *([band.least] if band else [])]) - max(3 * max(steps, default=0), 0.1 * (right - left))
-        if begin <= left or target is None:
-            return None
-        left = begin
+        left = max(left, _last_stretch([curve for _, curve in curves], band, 0.1 * (right - left)))
+    values = [y for _, curve in curves for x, y in curve if x >= left]
+    values += [target] if target is not None else []
     axes, figure = _axes(WIDE, 300, bottom=44, left=58, top=24)
-    seen: list[float] = []
+    up = benchmark.higher_is_better
+    low, high = min(values), max(values)
+    if near and target is not None and len(values) > 8:  # what is far from the target is in the other picture
+        quartiles = statistics.quantiles(values, n=4)
+        low, high = (min(quartiles[0], target), high) if up else (low, max(quartiles[2], target))
+    if not near and logarithmic(all_runs, benchmark, metric):
+        axes.set_yscale("log")
+        axes.set_ylim(low / 1.6, high * 1.2)
+        axes.yaxis.set_major_formatter("{x:g}")
+    else:
+        span = (high - low) or abs(high) * 0.1 or 1.0
+        room = (0.06, 0.14) if near else (0.06, 0.06)
+        axes.set_ylim(low - room[0 if up else 1] * span, high + room[1 if up else 0] * span)
+    many = len(curves) > MANY
     for run, curve in curves:
-        points = [(x, y) for x, y in curve if x >= left]
         # From the evaluation before the edge, so that the line enters the picture.
-        points = curve[max(0, len(curve) - len(points) - 1) :]
-        _line(axes, run, [x / scale for x, _ in points], [y for _, y in points])
-        seen += [y for x, y in points if x >= left]
-    if target is not None:
-        seen.append(target)
-    span = (max(seen) - min(seen)) or abs(max(seen)) * 0.1 or 1.0
-    axes.set_ylim(min(seen) - 0.06 * span, max(seen) + (0.14 if near else 0.06) * span)
+        points = curve[max(0, sum(x < left for x, _ in curve) - 1) :]
+        _line(axes, run, [x / scale for x, _ in points], [y for _, y in points], many)
     width = (right - left) or abs(right) * 0.1 or 1.0
     beyond = max(right, band.mean if band else right)
-    axes.set_xlim((left - 0.02 * width) / scale, (beyond + (0.08 if near else 0.04) * width) / scale)
+    axes.set_xlim((left - 0.02 * width) / scale, (beyond + 0.06 * width) / scale)
     if band:
         _reference(axes, band, scale)
     if target is not None:
         axes.axhline(target, color=TARGET, linewidth=1.4, zorder=1.5)
         axes.annotate(
-            f"target {target:g}", (0, target), xycoords=("axes fraction", "data"), xytext=(4, 4),
-            textcoords="offset points", fontsize=SMALL, color=TARGET, weight="bold", va="bottom",
+            f"target {target:g}", (0, target), xycoords=("axes fraction", "data"), xytext=(4, 4 if up else -4),
+            textcoords="offset points", fontsize=SMALL, color=TARGET, weight="bold", va="bottom" if up else "top",
+            zorder=6,
         )  # fmt: skip
     if near:
-        _number_ends(axes, [(run, curve[-1][0] / scale, curve[-1][1]) for run, curve in curves])
+        _number_ends(axes, [(run, curve[-1][0] / scale, curve[-1][1]) for run, curve in curves], up)
     axes.set_xlabel(unit)
     axes.grid(axis="y")
+    _few_ticks(axes, 7)
     return inline(figure, name, label)
+
+
+def logarithmic(all_runs: Sequence[Run], benchmark: Benchmark, metric: str) -> bool:
+    """Whether a whole curve is drawn so: an error rate that falls over more than a factor of ten."""
+    values = [y for run in all_runs[:MOST_RUNS] for _, y in _curve(run.log, metric)]
+    return not benchmark.higher_is_better and min(values, default=0) > 0 and max(values) > 10 * min(values)
+
+
+def _last_stretch(curves: Sequence[Sequence[tuple[float, float]]], band: Band | None, least: float) -> float:
+    """Where the pictures near the target begin: three evaluations before the first run ends."""
+    steps = [b[0] - a[0] for curve in curves for a, b in pairwise(curve)]
+    ends = [curve[-1][0] for curve in curves] + ([band.least] if band else [])
+    return min(ends) - max(3 * max(steps, default=0), least)
 
 
 def dots(
@@ -153,7 +171,7 @@ def dots(
     margin = 0.1 * (high - low) or abs(high) * 0.05 or 1.0
     axes.set_xlim(low - margin, high + margin)
     _rows(axes, [run.name for run, _ in shown], row)
-    _few_ticks(axes, 4)
+    _few_ticks(axes, 4 if high < 1e6 else 3)
     axes.set_xlabel(unit)
     return inline(figure, name, label)
 
@@ -194,6 +212,7 @@ def phases(name: str, label: str, all_runs: Sequence[Run]) -> Html | None:
     ]  # fmt: skip
     _key(figure, axes, names)
     _rows(axes, [run.name for run, _ in shown], row)
+    _few_ticks(axes, 9)
     axes.set_xlabel("minutes from run_start")
     return inline(figure, name, label)
 
@@ -274,9 +293,9 @@ def _axes(width: float, height: float, *, bottom: float, left: float, top: float
     return figure.add_axes(box), figure
 
 
-def _line(axes: Any, run: Run, x: Sequence[float], y: Sequence[float]) -> None:
-    faded = 1.0 if run.state != "dropped" else 0.6
-    axes.plot(x, y, "--" if run.state == "failed" else "-", color=run.colour, linewidth=1.3, alpha=faded, zorder=2)
+def _line(axes: Any, run: Run, x: Sequence[float], y: Sequence[float], many: bool) -> None:
+    look = {"linewidth": 0.7, "alpha": 0.5} if many else {"linewidth": 1.4}
+    axes.plot(x, y, "--" if run.state == "failed" else "-", color=run.colour, zorder=2, **look)
     _mark(axes, run, x[-1], y[-1])
 
 
@@ -305,29 +324,34 @@ def _reference(axes: Any, band: Band, scale: float) -> None:
     )  # fmt: skip
 
 
-def _number_ends(axes: Any, ends: Sequence[tuple[Run, float, float]]) -> None:
-    """The runs' numbers above where they end; runs that end at one epoch share a text."""
+def _number_ends(axes: Any, ends: Sequence[tuple[Run, float, float]], up: bool) -> None:
+    """The runs' numbers beyond where they end, up to three rows of them; runs that end at one epoch share a text. Of
+    many runs only those that aren't in the mean are named."""
     by_epoch: dict[float, list[tuple[Run, float]]] = {}
     for run, x, y in ends:
-        by_epoch.setdefault(x, []).append((run, y))
-    left, right = axes.get_xlim()
-    taken: list[float] = []
+        if len(ends) <= MANY or run.state != "counted":
+            by_epoch.setdefault(x, []).append((run, y))
+    taken: list[tuple[float, float, float]] = []  # left, right and height of each text, in pixels
     for x in sorted(by_epoch):
         names = [run.name for run, _ in by_epoch[x]]
-        text = " ".join(names) if len(names) <= 5 else f"{len(names)} runs"
-        width = 6.0 * len(text) / WIDE * (right - left)
-        if any(abs(x - other) < width for other in taken):
+        text = " ".join(names) if len(names) <= 6 else f"{len(names)} runs"
+        at, height = axes.transData.transform((x, (max if up else min)(y for _, y in by_epoch[x])))
+        half = 3.4 * len(text) + 2
+        for row in range(3):
+            away = (8 + 12 * row) * (1 if up else -1)
+            if not any(at + half > a and at - half < b and abs(height + away - h) < 11 for a, b, h in taken):
+                break
+        else:
             continue
-        taken.append(x)
-        top = max(y for _, y in by_epoch[x])
+        taken.append((at - half, at + half, height + away))
         axes.annotate(
-            text, (x, top), xytext=(0, 7), textcoords="offset points", ha="center", fontsize=SMALL, color=INK,
-            zorder=5, annotation_clip=False,
+            text, (at, height), xycoords="figure pixels", xytext=(0, away), textcoords="offset points", ha="center",
+            fontsize=SMALL, va="bottom" if up else "top", color=INK, zorder=5,
         )  # fmt: skip
 
 
 def _row_height(count: int) -> float:
-    return 17 if count <= 12 else 12
+    return 17 if count <= MANY else 12
 
 
 def _rows(axes: Any, names: Sequence[str], row: float) -> None:
@@ -347,7 +371,8 @@ def _note(axes: Any, y: float, text: str) -> None:
 def _few_ticks(axes: Any, most: int) -> None:
     from matplotlib.ticker import MaxNLocator
 
-    axes.xaxis.set_major_locator(MaxNLocator(most))
+    axes.xaxis.set_major_locator(MaxNLocator(most, steps=[1, 2, 5, 10]))
+    axes.xaxis.set_major_formatter("{x:,.10g}")
 
 
 def _key(figure: Any, axes: Any, names: Sequence[str]) -> None:

@@ -93,12 +93,11 @@ def _verdicts(everything: Everything, results: Sequence[tuple[Result, str]]) -> 
     rows: list[list[str | Html]] = []
     for one, anchor in results:
         s = one.score
-        why = None if one.passes else element("span", _why(one), class_="small")
         rows.append(
             [
                 joined(element("a", one.name, href=f"#{anchor}"), element("span", one.system, class_="small")),
-                joined(badge(one.passes), why),
                 element("span", figure(s.minutes, 3), class_="score"),
+                badge(one.passes),
                 f"{s.runs} of {s.runs_demanded}" if s.runs_demanded else str(s.runs),
                 str(s.failed),
                 "–" if s.spread is None else f"{s.spread:.1%}",
@@ -106,9 +105,17 @@ def _verdicts(everything: Everything, results: Sequence[tuple[Result, str]]) -> 
                 speed(s.samples_per_second),
             ]
         )
-    columns = ("Benchmark, system", "Verdict", "Score, minutes", "Runs", "Failed", "Spread", "Epochs", "Samples/s")
+    columns = ("Benchmark, system", "Minutes", "Verdict", "Runs", "Failed", "Spread", "Epochs", "Samples/s")
     yield element("h2", "Verdicts", id="verdicts", tabindex="-1", class_="first")
-    yield table("Score: mean time to train; less is better. bert's epochs are samples.", columns, rows, 2, "summary")
+    yield table("Minutes: the score, less is better. bert's epochs are samples.", columns, rows, 1, "summary")
+    failed = [
+        element("li", element("a", f"{one.name}, {one.system}", href=f"#{anchor}"), f": {_why(one)}")
+        for one, anchor in results
+        if not one.passes
+    ]
+    if failed:
+        yield element("p", "What keeps results from passing:", class_="close")
+        yield element("ul", *failed, class_="why")
     wrong = sum(not one.passes for one in everything.others)
     if wrong:
         link = element("a", counted(wrong, "other failure"), href="#package")

@@ -58,21 +58,28 @@ th:last-child, td:last-child {{ padding-right: 0 }}
 tbody th {{ font-weight: 600 }}
 .summary td, .summary th {{ padding-top: 8px; padding-bottom: 8px }}
 .summary .score {{ font-size: 1.1rem; font-weight: 700 }}
+.summary td:nth-child(3), .summary th:nth-child(3) {{ text-align: left; padding-left: 16px }}
+.close {{ margin: 0; font-weight: 600 }}
+.why {{ margin: 4px 0 16px; padding-left: 20px; font-size: .9rem }}
 .small {{ font-size: .8rem; font-weight: 400; color: var(--quiet); display: block; white-space: normal }}
 nav ul {{ list-style: none; display: flex; flex-wrap: wrap; gap: 4px 20px; padding: 0; margin: 8px 0 }}
 .tiles {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(120px, 1fr)); gap: 4px 20px;
   margin: 12px 0 20px }}
 .tiles div {{ border-top: 1px solid var(--line); padding-top: 6px }}
 .tiles dt {{ font-size: .8rem; color: var(--quiet) }}
-.tiles dd {{ margin: 0; font-size: 1.15rem; font-weight: 650; font-variant-numeric: tabular-nums; line-height: 1.3 }}
+.tiles dd {{ margin: 0; font-size: 1.05rem; font-weight: 650; white-space: nowrap;
+  font-variant-numeric: tabular-nums; line-height: 1.3 }}
 .pictures {{ display: flex; flex-wrap: wrap; gap: 16px 40px; margin: 8px 0 }}
 .narrow {{ gap: 16px 32px }}
 figure {{ margin: 0; flex: 0 1 480px; min-width: 0 }}
+figure + .scroll {{ flex: 1 1 300px; min-width: 0; align-self: flex-start; margin-top: 0 }}
 .narrow figure {{ flex-basis: 312px }}
 figcaption {{ font-size: .85rem; margin-bottom: 4px }}
 figcaption strong {{ color: var(--ink); display: block; font-size: .95rem }}
 .picture {{ display: block; width: 100%; height: auto; overflow: visible }}
 .picture * {{ stroke-linejoin: round; stroke-linecap: butt }}
+/* A rim in the ground's colour, so that text over lines can be read. */
+.picture text {{ paint-order: stroke; stroke: var(--paper); stroke-width: 3px }}
 .verdicts {{ margin: 0 0 12px; padding: 0; list-style: none }}
 .verdicts li {{ display: grid; grid-template-columns: 7.5em 1fr; gap: 0 12px; padding: 6px 0;
   border-bottom: 1px solid var(--line) }}
@@ -87,6 +94,10 @@ footer {{ margin-top: 56px; border-top: 1px solid var(--line); padding-top: 12px
   body {{ padding: 0 14px 32px }}
   h1 {{ font-size: 1.4rem }}
   .verdicts li {{ grid-template-columns: 1fr }}
+  th, td {{ padding-right: 10px }}
+  .summary th .small {{ max-width: 9em; overflow-wrap: anywhere }}
+  .summary .score {{ font-size: 1rem }}
+  .summary td:nth-child(3), .summary th:nth-child(3) {{ padding-left: 2px }}
 }}
 @media print {{
   :root {{ color-scheme: light; {_LIGHT} }}
@@ -95,7 +106,13 @@ footer {{ margin-top: 56px; border-top: 1px solid var(--line); padding-top: 12px
   body {{ max-width: none; padding: 0 }}
   .skip, nav {{ display: none }}
   .scroll {{ overflow: visible }}
-  th, td {{ padding-right: 8px }}
+  table {{ font-size: 8.5pt }}
+  .tiles {{ grid-template-columns: repeat(7, auto); gap: 4px 10px }}
+  .tiles dd {{ font-size: 10pt }}
+  .pictures, .narrow {{ gap: 8px 16px }}
+  figure {{ flex: 0 0 calc(50% - 8px) }}
+  .narrow figure {{ flex: 0 0 calc(33.3% - 11px) }}
+  th, td {{ padding: 3px 8px 3px 0 }}
   h2 {{ break-before: page; margin-top: 0; border-top: 0 }}
   h2.first {{ break-before: auto }}
   h2, h3, h4, summary {{ break-after: avoid }}
