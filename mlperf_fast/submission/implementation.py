@@ -108,11 +108,12 @@ def write_code(code: Code, target: Path) -> None:
         (target / "README.md").write_text(_readme_of_code(code))
 
 
-def write_runs(config: Mapping[str, Any], system: str, code: Code, target: Path) -> None:
-    """The system's folder for runs of this package. config: their config.json."""
+def write_runs(config: Mapping[str, Any], launched: int | None, system: str, code: Code, target: Path) -> None:
+    """The system's folder for runs of this package. config: their config.json. launched: how many a campaign made;
+    None if none did."""
     bench = BENCHMARKS[config["workload"]]
     target.mkdir(parents=True)
-    (target / "README.md").write_text(_readme_of_runs(config, bench, system, code))
+    (target / "README.md").write_text(_readme_of_runs(config, launched, bench, system, code))
     (target / "config.json").write_text(json.dumps(config, indent=1) + "\n")
     (target / f"{system}_{code.name}.json").write_text(json.dumps(_weights_and_data(config, bench), indent=4) + "\n")
     for name, lines in (
@@ -145,13 +146,23 @@ def _run(config: Mapping[str, Any]) -> str:
         start = ["torchrun", "--nproc-per-node", str(processes // nodes)]
         start += ["--nnodes", str(nodes), "--rdzv-backend", "c10d"] if nodes > 1 else []
         start += ["-m", "mlperf_fast"]
-    settings = [f"{key}={_as_text(_value(config['config'], key))}" for key, origin in config["origins"].items()
-                if origin == "--set"]  # fmt: skip
-    words = [*start, "run", config["workload"], "--preset", config["preset"]]
-    words += [word for setting in settings for word in ("--set", setting)]
+    words = [*start, "run", config["workload"], "--preset", config["preset"], *_sets(config)]
     endpoint = ' --rdzv-endpoint "${HEAD:?address of the first node}:29500"' if nodes > 1 else ""
     line = shlex.join(words).replace("--rdzv-backend c10d", f"--rdzv-backend c10d{endpoint}")
     return f'{line} --out "${{1:?name the folder of the run}}"'
+
+
+def _sets(config: Mapping[str, Any]) -> list[str]:
+    """What was set on top of the preset."""
+    keys = [key for key, origin in config["origins"].items() if origin == "--set"]
+    return [word for key in keys for word in ("--set", f"{key}={_as_text(_value(config['config'], key))}")]
+
+
+def _campaign(config: Mapping[str, Any], launched: int) -> str:
+    """The command line of all runs, on one machine."""
+    words = ["mlperf-fast", "campaign", config["workload"], "--preset", config["preset"], "--runs", str(launched)]
+    words += ["--nproc", str(config["processes"])] if config["processes"] > 1 else []
+    return f"{shlex.join([*words, *_sets(config)])} --out FOLDER"
 
 
 def _value(config: Mapping[str, Any], key: str) -> Any:
@@ -231,13 +242,17 @@ def _readme_of_code(code: Code) -> str:
     return _CODE.format(version=__version__, lacking=lacking)
 
 
-def _readme_of_runs(config: Mapping[str, Any], bench: Benchmark, system: str, code: Code) -> str:
+def _readme_of_runs(config: Mapping[str, Any], launched: int | None, bench: Benchmark, system: str, code: Code) -> str:
     values, sign = config["config"], "at least" if bench.higher_is_better else "at most"
     data = (
         f"Made up (`{_generated(config)}`) in the true format: no result of the benchmark."
         if _generated(config)
         else f"{bench.dataset}. `init_datasets.sh RAW OUT` converts the raw data and verifies it by content."
     )
+    together = (
+        f"\n\nAll {launched}, one after the other:\n\n```sh\n{_campaign(config, launched)}\n```" if launched else ""
+    )
+    evaluation = bench.evaluation.partition(";")[0].partition(" (")[0]
     official = ", ".join(f"{metric} {value}" for metric, value in bench.target.items())
     return f"""# {bench.log_name} on {system}
 
@@ -255,7 +270,7 @@ One run is
 
 ```sh
 {_run(config)}
-```
+```{together}
 
 ## Data
 
@@ -264,7 +279,7 @@ One run is
 ## Quality
 
 {bench.metric}, {sign} {values["target"]} in these runs (closed division: {official}).
-Evaluation in the closed division: {bench.evaluation.partition(";")[0]}; in these runs as `config.json` says.
+Evaluation in the closed division: {evaluation}; in these runs as `config.json` says.
 
 ## Hyperparameters
 

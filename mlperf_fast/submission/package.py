@@ -350,7 +350,8 @@ def _fill(root: Path, system: str, description: Mapping[str, Any], results: Sequ
         implementations = root / "benchmarks" / name / "implementations"
         implementation.write_code(code, implementations / code.name)
         if result.config:
-            implementation.write_runs(result.config, system, code, implementations / system)
+            launched = result.launched if os.path.exists(os.path.join(result.folder, "campaign.json")) else None
+            implementation.write_runs(result.config, launched, system, code, implementations / system)
         else:
             implementation.write_pointer(name, system, code, implementations / system)
 
