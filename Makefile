@@ -8,10 +8,31 @@ PARALLEL := -n auto --maxprocesses 4 --dist worksteal
 SOURCES := $(wildcard $(addprefix csrc/,$(addprefix *.,cpp h cu cuh) $(addprefix */*.,cpp h cu cuh)))
 FORMATTED := $(SOURCES) $(wildcard $(addprefix tests/emulate/,*.h *.cu */*.cu))
 
-.PHONY: demo test emulate ptxas lint format bench gpu clean
+# What `make submission-demo` makes; with the DEMO of an earlier call it goes on where that was stopped.
+ifndef DEMO
+DEMO := runs/submission-demo-$(shell date +%Y%m%d-%H%M%S)
+endif
+SUBMITTER ?= demo
+SYSTEM ?= this_machine
+
+.PHONY: demo submission-demo test emulate ptxas lint format bench gpu clean
 
 demo: $(READY)  ## train DLRM's demo to its target with the native kernels
 	$(BIN)/mlperf-fast run dlrm --preset demo
+
+submission-demo: $(READY)  ## DLRM's demo as a whole submission: runs, check, score, package, official verdict, report
+	$(BIN)/mlperf-fast campaign dlrm --preset demo --runs official --out $(DEMO)/dlrm \
+	    --set submission_org=$(SUBMITTER) --set submission_platform=$(SYSTEM) $(ARGS)
+	$(BIN)/mlperf-fast check $(DEMO)/dlrm
+	$(BIN)/mlperf-fast score $(DEMO)/dlrm
+	$(BIN)/mlperf-fast package $(DEMO)/dlrm --submitter $(SUBMITTER) --division open --system-name $(SYSTEM) \
+	    --allow-unknown --out $(DEMO)/package
+	$(BIN)/mlperf-fast report $(DEMO)/package/$(SUBMITTER) -o $(DEMO)/report.html
+	@echo
+	@echo "Made in $(DEMO), division open, of made-up data: it shows the way, and claims nothing."
+	@echo "  dlrm/          the runs: logs, configurations, output"
+	@echo "  package/       the submission, which our check and the official package checker accept"
+	@echo "  report.html    scores, curves and verdicts on one page, for a browser"
 
 test: $(READY)  ## everything that needs no GPU; Triton's kernels run in its interpreter, CUDA's in the emulator
 	$(BIN)/python -m pytest $(PARALLEL)
