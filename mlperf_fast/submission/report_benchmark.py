@@ -153,17 +153,27 @@ def _pictures(one: Result, bench: Benchmark, runs: Sequence[Run], anchor: str) -
     if dots:
         yield element("h4", "Time to train, and what makes it")
         yield element("div", *dots, class_="pictures narrow")
-    spoken = _spoken(runs, [_parts(run.log) for run in runs])
-    drawn = report_figures.phases(f"{anchor}-phases", f"Where the time of each run goes, in minutes. {spoken}", runs)
+    scale, unit = report_figures.time_unit(runs)
+    spoken = _spoken(runs, [_parts(run.log, scale) for run in runs])
+    drawn = report_figures.phases(f"{anchor}-phases", f"Where the time of each run goes, in {unit}. {spoken}", runs)
     if drawn:
         yield element("h4", "Where the time goes")
         caption = "Initialization, off the clock, stands left of run_start."
-        picture = pictured("Minutes of each run", caption, drawn)
-        yield element("div", picture, _means(runs), class_="pictures")
+        beside = element("div", _means(runs, scale, unit), _wait(runs, anchor), class_="beside")
+        picture = pictured(f"{unit[0].upper()}{unit[1:]} of each run", caption, drawn)
+        yield element("div", picture, beside, class_="pictures")
 
 
-def _means(runs: Sequence[Run]) -> Html:
-    """The parts' mean minutes over the runs in the score, or over all if there is none, and their share of the run."""
+def _wait(runs: Sequence[Run], anchor: str) -> Html | None:
+    """The runs' waits for data, if any log tells."""
+    waits = [None if run.log.phases.data_wait is None else 100 * run.log.phases.data_wait for run in runs]
+    label = f"Waiting for data, % of training time. {_spoken(runs, [number(value) for value in waits])}"
+    drawn = report_figures.dots(f"{anchor}-wait", label, runs, waits, "% of training time", None, "")
+    return pictured("Waiting for data", "As logged.", drawn) if drawn else None
+
+
+def _means(runs: Sequence[Run], scale: float, unit: str) -> Html:
+    """The parts' means over the runs in the score, or over all if there is none, and their share of the run."""
     counted_runs = [run for run in runs if run.state == "counted"] or runs
     parts = [run.log.phases for run in counted_runs if run.log.phases.rest is not None]
     total = sum((p.first or 0) + (p.evaluation or 0) + (p.rest or 0) for p in parts)
@@ -176,11 +186,11 @@ def _means(runs: Sequence[Run]) -> Html:
         ("Training" if evaluated else "Training and evaluation", [p.rest for p in parts]),
     ):
         known = [value for value in values if value is not None]
-        minutes = figure(sum(known) / len(known), 2) if known else NOT_LOGGED
+        mean = figure(scale * sum(known) / len(known), 2) if known else NOT_LOGGED
         share = f"{sum(known) / total:.1%}" if known and total > 0 else "–"
-        rows.append([name, minutes, "off the clock" if name == "Initialization" else share])
+        rows.append([name, mean, "off the clock" if name == "Initialization" else share])
     of = "the runs in the score" if counted_runs is not runs else "all runs"
-    return table(f"Mean over {of}", ("Part", "Minutes", "Share of the run"), rows, 1)
+    return table(f"Mean over {of}", ("Part", unit, "share of the run"), rows, 1)
 
 
 def _curves(one: Result, bench: Benchmark, runs: Sequence[Run], anchor: str) -> Iterator[Html]:
@@ -230,13 +240,12 @@ def _logged_target(logs: Sequence[Log]) -> float | None:
 
 
 def _dots(one: Result, bench: Benchmark, runs: Sequence[Run], anchor: str) -> Iterator[Html]:
-    """Time, and the two factors of it; then the wait for data, if logged."""
+    """Time, and the two factors of it."""
     s, (scale, unit) = one.score, epoch_unit(bench)
     logs = [run.log if run.log.converged else None for run in runs]
     minutes = [log.minutes if log else None for log in logs]
     epochs = [log.converged_at / scale if log and log.converged_at is not None else None for log in logs]
     speeds = [_samples_per_second(log, bench) if log else None for log in logs]
-    waits = [None if run.log.phases.data_wait is None else 100 * run.log.phases.data_wait for run in runs]
     mean_epochs = None if s.epochs is None else s.epochs / scale
     for name, title, caption, values, of, mean, text in (
         ("minutes", "Time to train", "Hollow: left out of the mean by rule.", minutes, "minutes", s.minutes,
@@ -245,7 +254,6 @@ def _dots(one: Result, bench: Benchmark, runs: Sequence[Run], anchor: str) -> It
          f"mean {number(mean_epochs)}"),
         ("speed", "Throughput", "The system, evaluations included.", speeds, "samples/s", s.samples_per_second,
          f"mean {speed(s.samples_per_second)}"),
-        ("wait", "Waiting for data", "As logged.", waits, "% of training time", None, ""),
     ):  # fmt: skip
         label = f"{title} in {of}. {_spoken(runs, [number(value) for value in values])}"
         drawn = report_figures.dots(f"{anchor}-{name}", label, runs, values, of, mean, text)
@@ -265,7 +273,7 @@ def _spoken(runs: Sequence[Run], texts: Sequence[str]) -> str:
     return "; ".join(f"run {run.name}: {text}" for run, text in pairs) + more
 
 
-def _parts(log: Log) -> str:
+def _parts(log: Log, scale: float) -> str:
     p = log.phases
     named = (("initialization", p.init), ("first epoch or block", p.first), ("evaluation", p.evaluation))
     parts = [
@@ -280,7 +288,7 @@ def _run_table(one: Result, runs: Sequence[Run]) -> Html:
         log, p = run.log, run.log.phases
         rate = _samples_per_second(log, one.benchmark) if one.benchmark and log.converged else None
         wait = NOT_LOGGED if p.data_wait is None else f"{p.data_wait:.1%}"
-        times = [NOT_LOGGED if value is None else figure(value, 2) for value in (p.init, p.first, p.evaluation, p.rest)]
+        times = [NOT_LOGGED if value is None else number(value) for value in (p.init, p.first, p.evaluation, p.rest)]
         name, state = os.path.basename(log.path), _STATES[run.state]
         rows.append([name, state, figure(log.minutes, 3), number(log.converged_at), speed(rate), wait, *times])
     columns = ("Log", "State", "Minutes", "epoch_num", "Samples/s", "Data wait", "Init", "First", "Evaluation", "Rest")

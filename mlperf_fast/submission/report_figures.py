@@ -27,7 +27,7 @@ from mlperf_fast.submission.report_svg import (
     TARGET,
     inline,
 )  # fmt: skip
-from mlperf_fast.submission.tables import figure as digits
+from mlperf_fast.submission.tables import figure as decimals
 from mlperf_fast.submission.tables import printable
 from mlperf_fast.suite import Benchmark
 
@@ -179,67 +179,64 @@ def dots(
 PHASE_NAMES = ("initialization, off the clock", "first epoch or block", "training", "evaluation")
 
 
+def time_unit(all_runs: Sequence[Run]) -> tuple[float, str]:
+    """In what the parts of these runs are told: how many of them a minute has, and its name."""
+    longest = max((run.log.minutes for run in all_runs if _drawable(run.log.minutes)), default=0.0)
+    return (60.0, "seconds") if 0 < longest < 2 else (1.0, "minutes")
+
+
 def phases(name: str, label: str, all_runs: Sequence[Run]) -> Html | None:
     """Where the time of each run goes: initialization to the left of run_start, at 0, the run to the right."""
-    shown = [(run, run.log.phases) for run in all_runs[:MOST_RUNS]]
-    known = [(run, p) for run, p in shown if _drawable(p.rest) and _drawable(p.first)]
-    if not known:
+    shown = [run.log.phases for run in all_runs[:MOST_RUNS]]
+    if not any(_drawable(parts.rest) and _drawable(parts.first) for parts in shown):
         return None
+    scale, unit = time_unit(all_runs)
     row = _row_height(len(shown))
     axes, figure = _axes(WIDE, 92 + row * len(shown), bottom=40, left=34, top=48)
-    totals = [0.0]
-    for y, (_, parts) in enumerate(shown):
+    low = high = 0.0
+    for y, parts in enumerate(shown):
         if not (_drawable(parts.rest) and _drawable(parts.first)):
             _note(axes, y, "no run_start and run_stop")
             continue
-        # An absurd initialization is a finding; drawn to scale it would hide the run.
-        widths = (parts.first or 0.0, parts.rest or 0.0, parts.evaluation or 0.0)
-        if _drawable(parts.init) and parts.init:
-            axes.barh(y, -parts.init, height=0.7, color=PHASES[0], linewidth=0)
-            totals.append(-parts.init)
+        if _drawable(parts.init):
+            axes.barh(y, -scale * parts.init, height=0.7, color=PHASES[0], linewidth=0)
+            low = min(low, -scale * parts.init)
         at = 0.0
-        for width, colour in zip(widths, PHASES[1:], strict=True):
-            axes.barh(y, width, left=at, height=0.7, color=colour, edgecolor=PAPER, linewidth=0.5)
-            at += width
-        totals.append(at)
-    low, high = min(totals), max(totals)
+        for minutes, colour in zip((parts.first, parts.rest, parts.evaluation or 0.0), PHASES[1:], strict=True):
+            axes.barh(y, scale * minutes, left=at, height=0.7, color=colour, edgecolor=PAPER, linewidth=0.5)
+            at += scale * minutes
+        high = max(high, at)
     span = (high - low) or 1.0
     axes.set_xlim(low - 0.01 * span, high + 0.02 * span)
     axes.axvline(0, color=INK, linewidth=1.0, zorder=3)
-    with_evaluation = any(p.evaluation is not None for _, p in known)
-    names = [*PHASE_NAMES[:2], "training", "evaluation"] if with_evaluation else [
-        *PHASE_NAMES[:2], "training and evaluation"
-    ]  # fmt: skip
-    _key(figure, axes, names)
-    _rows(axes, [run.name for run, _ in shown], row)
+    names = [*PHASE_NAMES[:2], "training and evaluation"]
+    _key(axes, PHASE_NAMES if any(parts.evaluation is not None for parts in shown) else names)
+    _rows(axes, [run.name for run in all_runs[:MOST_RUNS]], row)
     _few_ticks(axes, 9)
-    axes.set_xlabel("minutes from run_start")
+    axes.set_xlabel(f"{unit} from run_start")
     return inline(figure, name, label)
 
 
 def bars(name: str, label: str, rows: Sequence[tuple[str, float | None]], unit: str) -> Html | None:
-    """One figure of several systems, bars from zero. rows: (system, value), None is drawn as a missing score."""
+    """One figure of several systems, bars from zero. rows: (system, value); None is written as such."""
     known = [value for _, value in rows if _drawable(value) and value >= 0]
     if not known:
         return None
-    axes, figure = _axes(NARROW, 46 + 38 * len(rows), bottom=38, left=12, top=6)
-    high = max(known) or 1.0
+    axes, figure = _axes(NARROW, 46 + 44 * len(rows), bottom=38, left=8, top=8)
     for y, (system, value) in enumerate(rows):
         drawn = value if _drawable(value) and value >= 0 else None
         if drawn is not None:
-            axes.barh(y + 0.18, drawn, height=0.42, color=SERIES[y % len(SERIES)], linewidth=0)
+            axes.barh(y + 0.22, drawn, height=0.36, color=SERIES[y % len(SERIES)], linewidth=0)
         axes.annotate(
-            digits(drawn, 3) if drawn is not None else "none", (drawn or 0, y + 0.18), xytext=(4, 0),
-            textcoords="offset points", va="center", fontsize=SMALL, weight="bold",
+            digits(drawn), (drawn or 0, y + 0.22), xytext=(4, 0), textcoords="offset points", va="center",
+            fontsize=SMALL, weight="bold",
         )  # fmt: skip
-        axes.annotate(
-            _short(system, 40), (0, y - 0.16), xytext=(0, 0), textcoords="offset points", va="center", fontsize=SMALL
-        )
-    axes.set_xlim(0, high * 1.22)
-    axes.set_ylim(len(rows) - 0.4, -0.5)
+        axes.annotate(_short(system, 44), (0, y - 0.18), va="center", fontsize=SMALL)
+    axes.set_xlim(0, (max(known) or 1.0) * 1.3)
+    axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_yticks([])
     axes.spines["left"].set_visible(False)
-    _few_ticks(axes, 4)
+    _few_ticks(axes, 4 if max(known) < 1e6 else 3)
     axes.set_xlabel(unit)
     return inline(figure, name, label)
 
@@ -251,7 +248,7 @@ def epoch_unit(benchmark: Benchmark) -> tuple[float, str]:
     """By what a benchmark's epoch_num is divided, and what it then counts."""
     units = {
         "bert": (1e6, "million samples trained"),
-        "dlrm": (1.0, "epoch_num: 1 and the part of the epoch"),
+        "dlrm": (1.0, "epoch_num (1 + part of the epoch)"),
         "minigo": (1.0, "iterations"),
     }
     return units.get(benchmark.name, (1.0, "epochs"))
@@ -265,6 +262,13 @@ def quality(value: float | dict[str, float | None] | None, metric: str) -> float
 def number(value: float | None) -> str:
     """With four digits, or all before the point."""
     return "none" if value is None else f"{value:,.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
+
+
+def digits(value: float | None) -> str:
+    """With three decimals, two or none, as large numbers need them less."""
+    if value is None or abs(value) < 0.1:
+        return number(value)
+    return decimals(value, 3 if value < 100 else 2 if value < 1e4 else 0)
 
 
 def _drawable(value: float | None) -> TypeGuard[float]:
@@ -375,7 +379,7 @@ def _few_ticks(axes: Any, most: int) -> None:
     axes.xaxis.set_major_formatter("{x:,.10g}")
 
 
-def _key(figure: Any, axes: Any, names: Sequence[str]) -> None:
+def _key(axes: Any, names: Sequence[str]) -> None:
     """The phases' names above the bars, each beside a square of its colour, in the order of the bars."""
     for i, name in enumerate(names):
         x, y = (0, 1)[i % 2] * 215, (34, 18)[i // 2]

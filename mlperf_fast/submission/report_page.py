@@ -141,20 +141,33 @@ def _why(one: Result) -> str:
 
 
 def _systems(results: Sequence[Result]) -> Iterator[Html]:
-    """Bars for each benchmark that several systems have."""
-    pictures = []
+    """For each benchmark that several systems have: bars of the score, and of the two factors of a time."""
+    begun = False
     for name, same in groupby(results, key=lambda one: one.name):
         group = list(same)
-        rows = [(one.system, one.score.minutes) for one in group]
-        if len(rows) < 2:
+        bench = group[0].benchmark
+        if len(group) < 2 or bench is None:
             continue
-        text = "; ".join(f"{system}: {figure(minutes, 3)}" for system, minutes in rows)
-        drawn = report_figures.bars(f"side-{name}", f"Score of {name} in minutes. {text}", rows, "minutes to train")
-        if drawn:
-            pictures.append(pictured(group[0].title, "Score; less is better.", drawn))
-    if pictures:
-        yield element("h2", "Systems side by side", id="systems")
-        yield element("div", *pictures, class_="pictures narrow")
+        if not begun:
+            yield element("h2", "Systems side by side", id="systems")
+            begun = True
+        scale, unit = report_figures.epoch_unit(bench)
+        pictures = []
+        for title, caption, of, values in (
+            ("Score", "Less is better.", "minutes to train", [one.score.minutes for one in group]),
+            ("Training it took", "Chance and hyperparameters.", unit,
+             [None if one.score.epochs is None else one.score.epochs / scale for one in group]),
+            ("Throughput", "More is better.", "samples/s", [one.score.samples_per_second for one in group]),
+        ):  # fmt: skip
+            rows = [(one.system, value) for one, value in zip(group, values, strict=True)]
+            spoken = "; ".join(f"{system}: {report_figures.digits(value)}" for system, value in rows)
+            text = f"{title} of {name}, {of}. {spoken}"
+            drawn = report_figures.bars(f"side-{name}-{title.partition(' ')[0]}", text, rows, of)
+            if drawn:
+                pictures.append(pictured(title, caption, drawn))
+        if pictures:
+            yield element("h3", group[0].title)
+            yield element("div", *pictures, class_="pictures narrow")
 
 
 def _benchmarks(results: Sequence[tuple[Result, str]]) -> Iterator[Html]:

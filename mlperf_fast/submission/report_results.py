@@ -2,6 +2,7 @@
 `check`, `rcp` and `score`."""
 
 import os
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -39,7 +40,8 @@ class Result:
         """Model and benchmark."""
         if self.benchmark is None:
             return "Unknown benchmark"
-        return f"{self.benchmark.model.partition(' (')[0].partition(':')[0]} ({self.name})"
+        model = re.split(r" \(|[:,]", self.benchmark.model)[0]
+        return f"{model} ({self.name})"
 
     @property
     def passes(self) -> bool:
@@ -112,10 +114,21 @@ def _result(
 
 
 def _with_names(results: Sequence[Result]) -> list[Result]:
-    """With the system's name; outside of a package, and where two would have one name, the folder's path."""
-    names = [one.folder.system if one.folder.in_package else one.folder.path for one in results]
-    often = Counter((one.score.benchmark, name) for one, name in zip(results, names, strict=True))
-    return [
-        replace(one, system=printable(f"{name} ({one.folder.path})" if often[one.score.benchmark, name] > 1 else name))
-        for one, name in zip(results, names, strict=True)
-    ]
+    """With the system's name: in a package its own, if need be with the organization's, else the end of the path; the
+    whole path where two would have one name."""
+    choices = [_names(one.folder) for one in results]
+    often = Counter((one.score.benchmark, name) for one, names in zip(results, choices, strict=True) for name in names)
+    named = []
+    for one, names in zip(results, choices, strict=True):
+        alone = [name for name in names if often[one.score.benchmark, name] == 1]
+        named.append(replace(one, system=printable(alone[0] if alone else names[-1])))
+    return named
+
+
+def _names(folder: Folder) -> list[str]:
+    """Names for a folder's system, the shortest first."""
+    parts = os.path.abspath(folder.path).split(os.sep)
+    if not folder.in_package:
+        return ["/".join(parts[-2:]), folder.path]
+    organization = parts[-4]
+    return [folder.system, f"{organization}/{folder.system}", folder.path]

@@ -72,7 +72,9 @@ nav ul {{ list-style: none; display: flex; flex-wrap: wrap; gap: 4px 20px; paddi
 .pictures {{ display: flex; flex-wrap: wrap; gap: 16px 40px; margin: 8px 0 }}
 .narrow {{ gap: 16px 32px }}
 figure {{ margin: 0; flex: 0 1 480px; min-width: 0 }}
-figure + .scroll {{ flex: 1 1 300px; min-width: 0; align-self: flex-start; margin-top: 0 }}
+.beside {{ flex: 1 1 312px; min-width: 0 }}
+.beside .scroll {{ margin-top: 0 }}
+.beside figure {{ max-width: 312px }}
 .narrow figure {{ flex-basis: 312px }}
 figcaption {{ font-size: .85rem; margin-bottom: 4px }}
 figcaption strong {{ color: var(--ink); display: block; font-size: .95rem }}
@@ -112,6 +114,7 @@ footer {{ margin-top: 56px; border-top: 1px solid var(--line); padding-top: 12px
   .pictures, .narrow {{ gap: 8px 16px }}
   figure {{ flex: 0 0 calc(50% - 8px) }}
   .narrow figure {{ flex: 0 0 calc(33.3% - 11px) }}
+  .beside {{ flex: 0 0 calc(50% - 8px) }}
   th, td {{ padding: 3px 8px 3px 0 }}
   h2 {{ break-before: page; margin-top: 0; border-top: 0 }}
   h2.first {{ break-before: auto }}

@@ -1,6 +1,7 @@
 """`report` shows what the other commands find, as a page that is whole, safe and the same each time."""
 
 import json
+import math
 import os
 import re
 import subprocess
@@ -20,10 +21,15 @@ pytest.importorskip("matplotlib", reason="the extra `report` is not installed")
 from mlperf_fast import cli
 from mlperf_fast.errors import UserError
 from mlperf_fast.submission import report
-from mlperf_fast.submission.records import TOKEN
+from mlperf_fast.submission import report_figures as figures
+from mlperf_fast.submission.logs import Log
+from mlperf_fast.submission.phases import Phases, phases
+from mlperf_fast.submission.records import TOKEN, Record
 from mlperf_fast.submission.report_html import Html, element, escaped, table
 from mlperf_fast.submission.report_page import POLICY, page
 from mlperf_fast.submission.report_results import gather
+from mlperf_fast.submission.report_svg import drawing
+from mlperf_fast.suite import BENCHMARKS
 
 PUBLISHED = ("28.685", "23.819", "84.397", "43.713", "30.806", "18.442", "1.697", "273.140")
 VOID = {"meta", "br", "hr", "use", "path"}
@@ -114,15 +120,23 @@ def test_it_says_what_check_rcp_and_score_say(shown, package, capsys):
 
 
 def test_systems_stand_side_by_side(shown):
-    bars = [svg["aria-label"] for svg in shown.all("svg") if svg["aria-label"].startswith("Score of")]
-    assert bars == ["Score of resnet in minutes. heron: 21.667; petrel: 31.167"]
+    bars = [svg["aria-label"] for svg in shown.all("svg") if " of resnet, " in svg["aria-label"]]
+    assert bars == [
+        "Score of resnet, minutes to train. heron: 21.667; petrel: 31.167",
+        "Training it took of resnet, epochs. heron: 42.667; petrel: 40.000",
+        "Throughput of resnet, samples/s. heron: 42,073; petrel: 27,416",
+    ]
 
 
 def test_two_organizations_with_one_system_name_can_be_told_apart(tmp_path):
     for org in ("ajax", "blue"):
         closed_logs.folder(tmp_path / org / "results/kite/resnet")
     names = [one.system for one in gather([str(tmp_path / "ajax"), str(tmp_path / "blue/results/kite")]).results]
-    assert names == [f"kite ({tmp_path / org / 'results/kite/resnet'})" for org in ("ajax", "blue")]
+    assert names == ["ajax/kite", "blue/kite"]
+    closed_logs.folder(tmp_path / "elsewhere/blue/results/kite/resnet")
+    paths = [tmp_path / "blue", tmp_path / "elsewhere/blue"]
+    names = [one.system for one in gather([str(path) for path in paths]).results]
+    assert names == [str(path / "results/kite/resnet") for path in paths]
 
 
 def test_a_folder_that_is_named_twice_is_shown_once(package):
@@ -313,6 +327,80 @@ def test_a_demo_with_its_own_target_and_reference(tmp_path, write_log):
     assert "division open: only closed is tested against the reference" in found.text
     with_points = Page(made(tmp_path / "demo", custom=tmp_path / "points.json"))
     assert "no global_batch_size" in with_points.text
+
+
+NUMBERS = st.floats() | st.integers(-(10**18), 10**18) | st.sampled_from([0.0, 1e-300, 1e17, 0.759, 1.5e12])
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    curve=st.lists(st.tuples(NUMBERS | st.none(), NUMBERS | st.none()), max_size=5),
+    parts=st.tuples(*[NUMBERS | st.none()] * 4),
+    clock=st.tuples(NUMBERS, NUMBERS),
+    benchmark=st.sampled_from(["resnet", "rnnt", "bert"]),
+    band=st.none() | st.tuples(NUMBERS, NUMBERS),
+    target=st.none() | NUMBERS,
+)
+def test_any_numbers_can_be_drawn(curve, parts, clock, benchmark, band, target):
+    """Whatever the numbers, a picture or none: figures.py gets what a log's reader lets pass, and more."""
+    bench = BENCHMARKS[benchmark]
+    log = Log(
+        path="result_0.txt", findings=(), started=clock[0], stopped=clock[1], curve=tuple(curve), complies=True,
+        outcome="success", phases=Phases(*parts),
+    )  # fmt: skip
+    runs = figures.runs([log, Log(path="x", findings=())], [log])
+    limits = figures.reference_band(*band) if band else None
+    metric = next(iter(bench.target))
+    with drawing():
+        drawn = [
+            figures.convergence("a", "a", runs, bench, metric, target, limits, near=False),
+            figures.convergence("b", "b", runs, bench, metric, target, limits, near=True),
+            figures.dots("c", "c", runs, [clock[0], None], "x", clock[1], "mean"),
+            figures.phases("d", "d", runs),
+            figures.bars("e", "e", [("<a> $x", clock[0]), ("b", None)], "x"),
+        ]
+    for one in drawn:
+        if one is not None:
+            assert Page(one).open == []
+            assert "nan" not in one.lower()
+
+
+def test_many_points_and_runs_are_bounded():
+    curve = tuple((float(i), i / 1e5) for i in range(50_000))
+    logs = [Log(path=f"result_{i}.txt", findings=(), curve=curve) for i in range(200)]
+    runs = figures.runs(logs, [])
+    with drawing():
+        drawn = figures.convergence("a", "a", runs, BENCHMARKS["resnet"], "top1", 0.759, None, near=False)
+    assert len(drawn) < 2_000_000
+
+
+# --- where the time goes --------------------------------------------------------------------------------------------
+
+
+def test_where_the_time_goes(tmp_path):
+    def parts(*keys):
+        minutes = [Record(i, 60e3 * at, key, value, {}) for i, (key, at, value) in enumerate(keys)]
+        times = {key: 60e3 * at for key, at, _ in keys}
+        return phases(minutes, times.get("run_start"), times.get("run_stop"))
+
+    start, stop = ("run_start", 10, None), ("run_stop", 50, None)
+    init = [("init_start", 3, None), ("init_start", 1, None), ("init_stop", 9, None)]
+    assert parts() == Phases()
+    assert parts(*init) == Phases(init=8)
+    assert parts(*init, start, stop) == Phases(8, 40, None, 0)
+    evaluations = [("eval_start", 14, None), ("eval_stop", 16, None), ("eval_start", 20, None), ("eval_stop", 23, None)]
+    assert parts(start, *evaluations, stop) == Phases(None, 4, 5, 31)
+    assert parts(start, ("epoch_stop", 15, None), *evaluations, stop) == Phases(None, 4, 5, 31)
+    assert parts(start, ("block_stop", 12, None), *evaluations, stop) == Phases(None, 2, 5, 33)
+    # One at once with another counts once, one without an end stops with its result, none reaches over run_stop.
+    overlapping = [("eval_start", 20, None), ("eval_stop", 30, None), ("eval_start", 25, None), ("eval_stop", 35, None)]
+    assert parts(start, ("block_stop", 12, None), *overlapping, stop) == Phases(None, 2, 15, 23)
+    assert parts(start, ("eval_start", 40, None), ("eval_accuracy", 45, 0.7), stop) == Phases(None, 30, 5, 5)
+    assert parts(start, ("eval_start", 40, None), stop) == Phases(None, 30, 10, 0)
+    assert parts(start, ("eval_start", 60, None), ("eval_stop", 70, None), stop) == Phases(None, 40, 0, 0)
+    assert parts(stop, ("run_start", 60, None)) == Phases()
+    waits = [("tracked_stats", 12, {"data_wait_share": share}) for share in (0.5, 0.25, True, "x", 7, math.nan)]
+    assert parts(start, *waits, stop).data_wait == 0.25
 
 
 # --- the parts ------------------------------------------------------------------------------------------------------
