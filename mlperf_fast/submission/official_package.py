@@ -26,7 +26,7 @@ _STOPPED = 3
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """passes: whether both official functions say so. said: their warnings and errors, or where they stopped."""
+    """passes: whether both official functions say so. said: their warnings and errors, or why there is no verdict."""
 
     passes: bool
     said: str
@@ -34,6 +34,17 @@ class Verdict:
 
 def verdict(root: str, *, bert_train_samples: bool = False) -> Verdict:
     """What the official package checker says of an organization's folder. Nothing in it is changed."""
+    try:
+        code, said = _ask(root, bert_train_samples)
+    except OSError as error:  # shutil.Error is one too; the copy needs room
+        return Verdict(False, f"the official checker wasn't asked: it works on a copy, which failed: {error}")
+    if code not in (0, 1, _STOPPED):
+        said += f"\nthe official checker ended with code {code}"
+    return Verdict(code == 0, said)
+
+
+def _ask(root: str, bert_train_samples: bool) -> tuple[int, str]:
+    """(exit code of the process, what it said)."""
     with tempfile.TemporaryDirectory(prefix="mlperf_fast_official_") as scratch:
         copy = os.path.join(scratch, "package")  # the checker takes paths for patterns: one without special signs
         for name in ("systems", "results"):  # it looks at nothing else
@@ -41,10 +52,7 @@ def verdict(root: str, *, bert_train_samples: bool = False) -> Verdict:
         here = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
         command = [sys.executable, "-c", _PROGRAM, here, copy, str(bert_train_samples)]
         answer = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
-    said = answer.stderr.replace(copy + os.sep, "").strip()
-    if answer.returncode not in (0, 1, _STOPPED):
-        said += f"\nthe official checker ended with code {answer.returncode}"
-    return Verdict(answer.returncode == 0, said)
+    return answer.returncode, answer.stderr.replace(copy + os.sep, "").strip()
 
 
 def judge(folder: str, bert_train_samples: bool) -> int:

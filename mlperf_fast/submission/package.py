@@ -208,15 +208,14 @@ def _configs(folder: Folder, logs: Sequence[Log], benchmark: Benchmark, required
     """{file: config.json} of this package's own runs: runs/<i>/config.json for result_<i>.txt, as a campaign has them,
     or one in the folder. Empty for logs of other code, which then must be `--code`'s."""
     found: dict[str, Log] = {}
-    without = []
+    missing: dict[str, Log] = {}
     for log in logs:
         match = re.fullmatch(r"result_(\d+)\.txt", os.path.basename(log.path))
         own = os.path.join(folder.path, "runs", match[1] if match else "", "config.json")
         path = own if os.path.isfile(own) else os.path.join(folder.path, "config.json")
-        if os.path.isfile(path):
-            found[path] = log
-        elif log.converged or not found:  # a run that failed may have done so before it had one
-            without.append(path)
+        (found if os.path.isfile(path) else missing)[path] = log
+    # A run that failed may have done so before it had one.
+    without = [path for path, log in missing.items() if log.converged or not found]
     if without and required:
         raise UserError(
             f"{printable(folder.path)}: no config.json of mlperf_fast's runs ({printable(without[0])}). Logs of other "

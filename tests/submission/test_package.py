@@ -1,12 +1,14 @@
 """`package`: real runs and logs of other code become a tree that both checkers accept; what can't be filed is refused
 before anything is written."""
 
+import csv
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import closed_logs
@@ -244,6 +246,41 @@ def test_a_package_with_faults_is_made_and_both_checkers_say_so(logs, code, answ
     assert "found 4, expected 5" in out
     assert "FOUND ERRORS" in out
     assert out.endswith("is not fit for submission\n")
+
+
+def test_a_run_that_crashed_is_filed_as_one_that_failed(runs, tmp_path, capsys):
+    path = runs / "result_0.txt"
+    whole = path.read_text()
+    path.write_text(whole[: whole.index(":::MLLOG", whole.index('"run_start"'))])
+    (runs / "runs/0/config.json").unlink()
+    done, out, _ = call(capsys, tmp_path / "out", runs)
+    assert done == 0
+    assert "1 of 5 runs failed, as 1 may, counting as the slowest: result_0.txt" in out
+    assert (tmp_path / "out/Ajax/results/petrel/dlrm/result_0.txt").read_text() == path.read_text()
+
+
+def test_the_other_official_tools_take_it_too(runs, tmp_path):
+    root, _ = make(tmp_path / "out", runs)
+
+    def official(tool, *arguments):
+        command = [sys.executable, "-m", f"mlperf_logging.{tool}", *map(str, arguments)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
+        return done.stdout + done.stderr
+
+    assert "ALL CHECKS PASSED" in official("repo_checker", root.parent, "training", "2.0.0")
+    official("result_summarizer", root, "training", "2.0.0", "--csv", tmp_path / "summary.csv")
+    (row,) = csv.DictReader((tmp_path / "summary.csv").read_text().splitlines())
+    ((ours,),) = score.scores([str(root)])
+    assert float(row["dlrm"]) == pytest.approx(ours.minutes, rel=1e-9)
+    expected = {"division": "open", "submitter": "Ajax", "system": "petrel", "accelerators_count": "0"}
+    assert {key: row[key] for key in expected} == expected
+
+
+def test_without_room_for_the_copy_there_is_no_verdict(runs, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
+    done, out, _ = call(capsys, tmp_path / "out", runs)
+    assert done == 1
+    assert "the official checker wasn't asked" in out
 
 
 def test_where_the_official_checker_stops_that_is_no_pass(logs, code, answers, tmp_path, capsys):
