@@ -191,7 +191,8 @@ def versions(ranks: Ranks) -> dict[str, str]:
     """What computed: this package, torch and, on a GPU, what torch calls there."""
     found = {"mlperf_fast": __version__, "torch": str(torch.__version__), "python": platform.python_version()}
     if ranks.device.type == "cuda":
-        found |= {"cuda": str(torch.version.cuda), "cudnn": str(torch.backends.cudnn.version())}
+        parts = {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}
+        found |= {name: str(version) for name, version in parts.items() if version is not None}
         if torch.distributed.is_nccl_available():
             found["nccl"] = ".".join(map(str, torch.cuda.nccl.version()))
     return found

@@ -13,14 +13,17 @@ from pathlib import Path
 
 import pytest
 import small_dlrm
+import torch
 from small_dlrm import losses, records
 
 from mlperf_fast import cli
 from mlperf_fast.config import from_preset
 from mlperf_fast.errors import UserError
 from mlperf_fast.loop import dist
+from mlperf_fast.loop.run import describe_machine
 from mlperf_fast.loop.run import run as run_once
 from mlperf_fast.submission.check import check_file
+from mlperf_fast.workloads.dlrm.presets import PRESETS
 from mlperf_fast.workloads.dlrm.workload import WORKLOAD
 
 MLPERF_FAST = [sys.executable, "-m", "mlperf_fast"]
@@ -93,6 +96,7 @@ sys.addaudithook(hook)
 from mlperf_fast import cli
 from mlperf_fast.config import from_preset
 from mlperf_fast.errors import UserError
+from mlperf_fast.loop.run import describe_machine
 from mlperf_fast.loop.run import run as run_once
 code = cli.main(["run", "dlrm", "--out", {str(out)!r}, *{small_dlrm.settings(data, "target=0.6")!r}])
 assert code == 0 and early, (code, early)
@@ -138,6 +142,26 @@ def test_two_processes_give_the_losses_of_one(data, whole, tmp_path):
     assert together["machine"] == alone["machine"], "one node, the same"
     assert together["machine"]["number_of_nodes"] == "1"
     assert together["machine"]["accelerators_per_node"] == "0"
+
+
+def test_a_run_on_gpus_records_those_that_it_used(tmp_path, monkeypatch):
+    """A node of eight, of which two processes take two: a run on the CPU there has used none."""
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\nfor i in 0 1 2 3 4 5 6 7; do echo A100, 81920 MiB, 1410 MHz, 4, 16, 510.47; done\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    for name, value in (("RANK", "0"), ("WORLD_SIZE", "4"), ("LOCAL_RANK", "0"), ("LOCAL_WORLD_SIZE", "2")):
+        monkeypatch.setenv(name, value)
+    found = {
+        device: describe_machine(PRESETS["demo"](), dist.Ranks(0, 4, torch.device(device)), tmp_path)
+        for device in ("cuda", "cpu")
+    }
+    assert {one["number_of_nodes"] for one in found.values()} == {"2"}
+    assert found["cuda"]["accelerators_per_node"] == "2"
+    assert found["cuda"]["accelerator_model_name"] == "A100"
+    assert found["cpu"]["accelerators_per_node"] == "0"
+    assert found["cpu"]["accelerator_model_name"] == "none"
+    assert "accelerator_host_interconnect" not in found["cpu"]
 
 
 @pytest.mark.parametrize(
@@ -237,6 +261,7 @@ signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 from mlperf_fast import cli
 from mlperf_fast.config import from_preset
 from mlperf_fast.errors import UserError
+from mlperf_fast.loop.run import describe_machine
 from mlperf_fast.loop.run import run as run_once
 resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000))
 sys.exit(cli.main(["run", "dlrm", "--out", {str(out)!r}, *{small_dlrm.settings(data)!r}]))
