@@ -141,7 +141,8 @@ def describe(
     if versions:
         answers["framework"] = f"PyTorch {versions['torch']} with mlperf_fast {versions['mlperf_fast']}"
         rest = {name: version for name, version in versions.items() if name not in ("torch", "mlperf_fast")}
-        answers["other_software_stack"] = {**rest, **answers.get("other_software_stack", {})}
+        recorded = answers.get("other_software_stack")
+        answers["other_software_stack"] = rest | (recorded if isinstance(recorded, dict) else {})
         sources |= dict.fromkeys(("framework", "other_software_stack"), "runs")
     given = {field: _answer(field, value, _OPTIONS[field]) for field, value in options.items() if value is not None}
     for source, said in (("file", file), ("--set-system", settings), ("options", given)):

@@ -108,20 +108,30 @@ def write_code(code: Code, target: Path) -> None:
         (target / "README.md").write_text(_readme_of_code(code))
 
 
-def write_runs(config: Mapping[str, Any], launched: int | None, system: str, code: Code, target: Path) -> None:
-    """The system's folder for runs of this package. config: their config.json. launched: how many a campaign made;
-    None if none did."""
+def files_of_runs(config: Mapping[str, Any], launched: int | None, system: str, code: str) -> dict[str, str]:
+    """{name: content} of the system's folder for runs of this package. config: their config.json. launched: how many a
+    campaign made; None if none did. KeyError, TypeError, ValueError or AttributeError for a config that no run saved.
+    """
     bench = BENCHMARKS[config["workload"]]
+    scripts = {
+        "setup.sh": _setup(config, code),
+        "init_datasets.sh": _datasets(config),
+        "run_and_time.sh": [_run(config)],
+    }
+    return {
+        "README.md": _readme_of_runs(config, launched, bench, system, code),
+        "config.json": json.dumps(config, indent=1) + "\n",
+        f"{system}_{code}.json": json.dumps(_weights_and_data(config, bench), indent=4) + "\n",
+        **{name: "\n".join(("#!/usr/bin/env bash", "set -e", *lines)) + "\n" for name, lines in scripts.items()},
+    }
+
+
+def write_runs(files: Mapping[str, str], target: Path) -> None:
+    """Writes them; scripts may be executed."""
     target.mkdir(parents=True)
-    (target / "README.md").write_text(_readme_of_runs(config, launched, bench, system, code))
-    (target / "config.json").write_text(json.dumps(config, indent=1) + "\n")
-    (target / f"{system}_{code.name}.json").write_text(json.dumps(_weights_and_data(config, bench), indent=4) + "\n")
-    for name, lines in (
-        ("setup.sh", _setup(config, code)), ("init_datasets.sh", _datasets(config)),
-        ("run_and_time.sh", (_run(config),)),
-    ):  # fmt: skip
-        (target / name).write_text("\n".join(("#!/usr/bin/env bash", "set -e", *lines)) + "\n")
-        (target / name).chmod(0o755)
+    for name, content in files.items():
+        (target / name).write_text(content)
+        (target / name).chmod(0o755 if name.endswith(".sh") else 0o644)
 
 
 def write_pointer(benchmark: str, system: str, code: Code, target: Path) -> None:
@@ -179,12 +189,12 @@ def _as_text(value: Any) -> str:
     return str(value).lower() if value is None or isinstance(value, bool) else str(value)
 
 
-def _setup(config: Mapping[str, Any], code: Code) -> Sequence[str]:
+def _setup(config: Mapping[str, Any], code: str) -> Sequence[str]:
     build = "MLPERF_FAST_CUDA=1 " if "cuda" in config["versions"] else ""
     return (
         f"# Python {config['versions']['python']} and torch {config['versions']['torch']} made the results; g++ >= 10",
         'here=$(cd "$(dirname "$0")" && pwd)',
-        f'{build}python3 -m pip install "$here/../{code.name}"',
+        f'{build}python3 -m pip install "$here/../{code}"',
     )
 
 
@@ -242,7 +252,7 @@ def _readme_of_code(code: Code) -> str:
     return _CODE.format(version=__version__, lacking=lacking)
 
 
-def _readme_of_runs(config: Mapping[str, Any], launched: int | None, bench: Benchmark, system: str, code: Code) -> str:
+def _readme_of_runs(config: Mapping[str, Any], launched: int | None, bench: Benchmark, system: str, code: str) -> str:
     values, sign = config["config"], "at least" if bench.higher_is_better else "at most"
     data = (
         f"Made up (`{_generated(config)}`) in the true format: no result of the benchmark."
@@ -256,7 +266,7 @@ def _readme_of_runs(config: Mapping[str, Any], launched: int | None, bench: Benc
     official = ", ".join(f"{metric} {value}" for metric, value in bench.target.items())
     return f"""# {bench.log_name} on {system}
 
-{bench.model}, preset `{config["preset"]}`. The code: [../{code.name}](../{code.name}/README.md).
+{bench.model}, preset `{config["preset"]}`. The code: [../{code}](../{code}/README.md).
 
 ## Steps
 

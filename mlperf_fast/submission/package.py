@@ -238,10 +238,16 @@ def _read_config(path: str) -> dict[str, Any]:
     try:
         config = json.loads(Path(path).read_text())
         lacking = [key for key in _CONFIG_KEYS if key not in config]
-        if lacking or not all(isinstance(config[key], dict) for key in ("config", "origins", "versions", "machine")):
-            raise ValueError(f"it lacks {', '.join(lacking) or 'its parts'}")
-    except (OSError, ValueError, TypeError, RecursionError) as error:
-        raise UserError(f"{printable(path)} is no configuration that a run of this version saved: {error}") from None
+        if lacking:
+            raise ValueError(f"it lacks {', '.join(lacking)}")
+        versions = {name: config["versions"][name] for name in ("mlperf_fast", "torch", *config["versions"])}
+        if not all(isinstance(value, str) for value in versions.values()):
+            raise ValueError("versions are texts")
+        config["machine"] = answers.checked(config["machine"], "machine")
+        implementation.files_of_runs(config, None, "system", "code")  # what can't be told of it shows now
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        said = error.strerror if isinstance(error, OSError) else f"{type(error).__name__}: {printable(str(error))}"
+        raise UserError(f"{printable(path)} is no configuration that a run of this version saved: {said}") from None
     return config
 
 
@@ -296,7 +302,7 @@ def _describe(results: Sequence[Result], options: Options) -> tuple[dict[str, An
     elif not recorded:
         why_none = "The logs don't say which machine made them; if it was this one, --this-machine answers for it"
     return answers.describe(
-        answers.checked(recorded, "machine"),
+        recorded,
         next((facts["versions"] for facts in system.values()), {}),
         answers.read_toml(options.system_file) if options.system_file else {},
         answers.read_settings(options.settings),
@@ -350,7 +356,8 @@ def _fill(root: Path, system: str, description: Mapping[str, Any], results: Sequ
         implementation.write_code(code, implementations / code.name)
         if result.config:
             launched = result.launched if os.path.exists(os.path.join(result.folder, "campaign.json")) else None
-            implementation.write_runs(result.config, launched, system, code, implementations / system)
+            files = implementation.files_of_runs(result.config, launched, system, code.name)
+            implementation.write_runs(files, implementations / system)
         else:
             implementation.write_pointer(name, system, code, implementations / system)
 

@@ -15,7 +15,7 @@ import closed_logs
 import pytest
 import small_dlrm
 import tomllib
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mlperf_fast import __version__, cli, config
@@ -555,6 +555,38 @@ def test_a_kill_leaves_no_half_package_under_its_name(runs, tmp_path):
     assert done.returncode == -9
     assert not (tmp_path / "out").exists()
     assert [path.name for path in tmp_path.glob(".out.partial-*")], "the half is there, under another name"
+
+
+JSON = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.just([]) | st.just({})
+
+
+@settings(max_examples=25, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_any_config_is_taken_or_refused(made, tmp_path, data):
+    """A value somewhere in it is another, or gone."""
+    config = json.loads((made / "runs/0/config.json").read_text())
+    part, names = config, list(config)
+    while True:
+        name = data.draw(st.sampled_from(names))
+        if not (isinstance(part[name], dict) and part[name] and data.draw(st.booleans())):
+            break
+        part, names = part[name], list(part[name])
+    if data.draw(st.booleans()):
+        part[name] = data.draw(JSON)
+    else:
+        del part[name]
+    folder = tmp_path / "runs"
+    folder.mkdir(exist_ok=True)
+    for run in range(5):
+        shutil.copyfile(made / f"result_{run}.txt", folder / f"result_{run}.txt")
+    (folder / "config.json").write_text(json.dumps(config))
+    shutil.rmtree(tmp_path / "out", ignore_errors=True)
+    try:
+        root, _ = make(tmp_path / "out", folder)
+    except UserError:
+        assert not (tmp_path / "out").exists()
+    else:
+        assert json.loads((root / "systems/petrel.json").read_text()).keys() == FIELDS.keys()
 
 
 @settings(derandomize=True, deadline=None)
