@@ -56,6 +56,8 @@ PYBIND11_MODULE(MODULE_NAME, m) {
     m.def("lars", &lars, Unlocked());
     m.def("mlp_bias_fwd", &mlp_bias_fwd, Unlocked());
     m.def("mlp_bias_bwd", &mlp_bias_bwd, Unlocked());
+    m.def("mlp_small_fwd", &mlp_small_fwd, Unlocked());
+    m.def("mlp_small_bwd", &mlp_small_bwd, Unlocked());
     m.def("sgd", &sgd, Unlocked());
     m.def("sgd_momentum", &sgd_momentum, Unlocked());
     m.def("read_tensors", &read_tensors);

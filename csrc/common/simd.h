@@ -35,6 +35,16 @@ inline Vec first_lanes(Vec v, int count) {
     return lane < count ? v : Vec{};
 }
 inline void store(float* to, Vec v) { std::memcpy(to, &v, sizeof(v)); }
+// The end of a row: `count` floats, or a register where there are more; zeros in the other lanes.
+inline Vec load_some(const float* from, int64_t count) {
+    if (count >= kLanes) return load(from);
+    Vec v{};
+    std::memcpy(&v, from, count * sizeof(float));
+    return v;
+}
+inline void store_some(float* to, Vec v, int64_t count) {
+    count >= kLanes ? store(to, v) : void(std::memcpy(to, &v, count * sizeof(float)));
+}
 
 // Keeps a value in its register: GCC would rather load it again for each use, and loads are what is short.
 inline void keep(Vec& v) {
@@ -125,8 +135,8 @@ inline bool worth_streaming(const float* to, int64_t rows, int64_t D) {
     return whole && rows * D * static_cast<int64_t>(sizeof(float)) > kStreamBytes;
 }
 
-// Asks for every cache line of [from, from + count).
+// Asks for every cache line of [from, from + count), into L2: L1 has too few fill buffers.
 template <class E>
 inline void prefetch(const E* from, int64_t count) {
-    for (int64_t i = 0; i < count; i += kLine / static_cast<int64_t>(sizeof(E))) __builtin_prefetch(from + i);
+    for (int64_t i = 0; i < count; i += kLine / static_cast<int64_t>(sizeof(E))) __builtin_prefetch(from + i, 0, 2);
 }

@@ -2,10 +2,11 @@
 
 B samples, N_l outputs of layer l. Forward each layer is a product and one pass over its output, backward one pass and
 two products; only the outputs are kept. Autograd sees one node instead of three a layer, and the input's gradient is
-left out where nobody asks for it.
+left out where nobody asks for it. Small perceptrons in float32 are one native call a direction, see csrc/mlp_small.cpp.
 """
 
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -40,10 +41,15 @@ MLP = Op(
 )
 
 
+SMALL = 1 << 17  # weights in all, 512 KiB: a core's own cache holds them beside a block of samples
+
+
 def _forward(
     x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], relu_last: bool, backend: str
 ) -> list[Tensor]:
     """The output of every layer."""
+    if backend == "cpp" and _is_small(x, weights, biases):
+        return _small_forward(x, weights, biases, relu_last)
     outs: list[Tensor] = []
     for layer, (weight, bias) in enumerate(zip(weights, biases, strict=True), start=1):
         relu = relu_last or layer < len(weights)
@@ -67,6 +73,8 @@ def _backward(
     backend: str,
 ) -> list[Tensor]:
     """The gradients of the weights, of the biases (float32), and of x where it is asked for."""
+    if backend == "cpp" and _is_small(x, weights):
+        return _small_backward(x, weights, outs, dout, relu_last, input_gradient)
     dweights, dbiases = [], []
     dy = dout.contiguous()
     for layer in reversed(range(len(weights))):
@@ -91,6 +99,45 @@ def _bias_bwd(y: Tensor, dy: Tensor, g: Tensor | None, backend: str) -> Tensor:
     from mlperf_fast.kernels.mlp import mlp_bias_bwd
 
     return mlp_bias_bwd(y, dy, g)
+
+
+def _is_small(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor] = ()) -> bool:
+    """Whether native code runs the whole perceptron in one call: between small products the calls and meetings of
+    threads take as long as they do. Large ones are the library's, which knows blocks for each cache."""
+    is_float = all(tensor.dtype is torch.float32 for tensor in (x, *weights, *biases))
+    return is_float and sum(map(Tensor.numel, weights)) <= SMALL
+
+
+def _small_forward(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], relu_last: bool) -> list[Tensor]:
+    x, weights, biases = x.contiguous(), _contiguous(weights), _contiguous(biases)
+    outs = _fake_forward(x, weights, biases, relu_last, "cpp")
+    tables = [_table(map(Tensor.data_ptr, tensors)) for tensors in (weights, biases, outs)]
+    sizes = _table((x.shape[1], *map(len, weights)))
+    addresses = (table.buffer_info()[0] for table in (*tables, sizes))
+    _C.mlp_small_fwd(x.data_ptr(), *addresses, len(weights), len(x), relu_last)
+    return outs
+
+
+def _small_backward(
+    x: Tensor, weights: Sequence[Tensor], outs: Sequence[Tensor], dout: Tensor, relu_last: bool, input_gradient: bool
+) -> list[Tensor]:
+    x, dout, weights, outs = x.contiguous(), dout.contiguous(), _contiguous(weights), _contiguous(outs)
+    grads = _fake_backward(x, weights, outs, dout, relu_last, input_gradient, "cpp")
+    n = len(weights)
+    tables = [_table(map(Tensor.data_ptr, tensors)) for tensors in (weights, outs, grads[:n], grads[n : 2 * n])]
+    sizes = _table((x.shape[1], *map(len, weights)))
+    w, y, dw, db, widths = (table.buffer_info()[0] for table in (*tables, sizes))
+    dx = grads[-1].data_ptr() if input_gradient else 0
+    _C.mlp_small_bwd(x.data_ptr(), w, y, dout.data_ptr(), dw, db, dx, widths, n, len(x), relu_last)
+    return grads
+
+
+def _contiguous(tensors: Iterable[Tensor]) -> list[Tensor]:
+    return [tensor.contiguous() for tensor in tensors]
+
+
+def _table(numbers: Iterable[int]) -> array:
+    return array("q", [*numbers])
 
 
 # 3. Registration: shapes without data, and the gradient ------------------------------------------------------------

@@ -1,3 +1,4 @@
+from importlib import import_module
 from itertools import pairwise
 
 import pytest
@@ -101,6 +102,23 @@ def test_matches_reference(backend, dtype, B, widths, relu_last, seed, layout):
 @pytest.mark.parametrize(("backend", "dtype"), cases(OP), indirect=["backend"])
 def test_chosen_shapes(backend, dtype, B, widths, relu_last):
     check(backend, *inputs(B, widths, dtype), relu_last)
+
+
+@pytest.mark.parametrize("relu_last", [True, False])
+@pytest.mark.parametrize("backend", [p for p in backends(OP) if p.values[0].startswith("cpp")], indirect=True)
+def test_layers_too_large_for_one_native_call(backend, relu_last, monkeypatch):
+    """The same by the library's products, which large layers take."""
+    monkeypatch.setattr(import_module("mlperf_fast.ops.mlp"), "SMALL", 0)
+    check(backend, *inputs(100, (29, 64, 32, 1), torch.float32), relu_last)
+    check(backend, *inputs(100, (29, 64, 3), torch.float32, layout="strided"), relu_last)
+
+
+@pytest.mark.parametrize("backend", [p for p in backends(OP) if p.values[0].startswith("cpp")], indirect=True)
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_any_number_of_threads(backend, count):
+    """Threads sum the weights' gradients apart, over blocks of samples that the shares don't divide."""
+    with threads(count):
+        check(backend, *inputs(700, (37, 50, 3), torch.float32), relu_last=True)
 
 
 @pytest.mark.parametrize(("backend", "dtype"), cases(OP), indirect=["backend"])
