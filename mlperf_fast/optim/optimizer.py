@@ -82,6 +82,8 @@ class Optimizer:
     same work each time, and can be captured.
     """
 
+    counts = True  # whether `step` counts; a subclass whose updates don't depend on it leaves it at 0
+
     def __init__(self, groups: Iterable[Any], schedule: Callable[[int], float], device: torch.device) -> None:
         self.groups = list(groups)
         self.schedule = schedule
@@ -95,7 +97,8 @@ class Optimizer:
         return [gradient for group in self.groups for gradient in group.gradients()]
 
     def apply(self, found_inf: Tensor) -> None:
-        self.step.add_(found_inf == 0)
+        if self.counts:
+            self.step.add_(found_inf == 0)
         for group in self.groups:
             self.update(group, found_inf)
 

@@ -48,6 +48,7 @@ class SGD(Optimizer):
             plain = momentum == decay == 0 and all(x.dtype is torch.float32 for x in part.values())
             groups.append(Group(part, ()) if plain else Group(part, ("momentum_buffers",), weight_decay=decay))
         super().__init__(groups, schedule, device)
+        self.counts = any(group.state for group in groups)  # counting takes as long as a call of plain SGD
 
     def gradients(self) -> list[Tensor]:
         of_tables = [table.pooled.grad for table in self.tables if table.pooled.grad is not None]
