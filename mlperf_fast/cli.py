@@ -153,7 +153,6 @@ def parser() -> argparse.ArgumentParser:
     command.epilog = "Exit codes: 0 everything passes, 1 something doesn't, 2 no such path. Nothing is ever written."
     command.add_argument("paths", nargs="+", metavar="PATH", help="log, system description, or folder at any level")
     command.add_argument("--json", action="store_true", help="machine-readable")
-
     add_bert_train_samples(command)
 
     command = add(commands, "rcp", rcp, "hold runs against the reference convergence points")

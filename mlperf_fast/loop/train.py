@@ -47,20 +47,8 @@ def train(
     bench = suite.BENCHMARKS[w.name]
     metric = next(iter(bench.target))
     progress = w.progress(cfg)
-    torch.manual_seed(seed)
     started = time.perf_counter()
-    if not resume:
-        log.start("init_start")
-    model = w.model(cfg, ranks, seed)
-    step = TrainStep(w.loss, model, w.optimizer(cfg, model), ranks, cfg.precision, cfg.cuda_graph)
-    step.warm_up(w.synthetic(cfg, ranks))
-    curve: list[tuple[float, float]] = []
-    if resume:
-        checkpoint.load(folder / "checkpoints", step, ranks)
-        curve = [(epoch, quality) for epoch, quality in checkpoint.latest(folder / "checkpoints")["curve"]]
-    else:
-        log_initialisation(w, cfg, ranks, progress, log)
-        log.end("init_stop")
+    step, curve = initialise(w, cfg, ranks, progress, log, folder, seed, resume)
     init_seconds = time.perf_counter() - started
     barrier(ranks)
     if not resume:
@@ -110,15 +98,34 @@ def train(
         terminal.close()
         step.close()
     log.end("run_stop", metadata={"status": "success" if reached else "aborted"})
-    steps = step.count - first_step
     return Outcome(
         benchmark=w.name, preset=preset, metric=metric, target=cfg.target, higher_is_better=bench.higher_is_better,
         reached=reached, quality=curve[-1][1] if curve else math.nan, steps=step.count,
         samples=step.count * cfg.batch_size, run_seconds=clock.elapsed, init_seconds=init_seconds,
-        samples_per_second=steps * cfg.batch_size / max(clock.training, 1e-9), data_wait_share=clock.data_wait_share,
+        data_wait_share=clock.data_wait_share,
+        samples_per_second=(step.count - first_step) * cfg.batch_size / max(clock.training, 1e-9),
         backends=choices(ranks.device.type), step_mode=step.mode, result=str(getattr(log, "path", "")), seed=seed,
         curve=curve,
     )  # fmt: skip
+
+
+def initialise(
+    w: Workload, cfg: RunConfig, ranks: Ranks, progress: Progress, log: Any, folder: Path, seed: int, resume: bool
+) -> tuple[TrainStep, list[tuple[float, float]]]:
+    """What comes before the clock: the step with its model and optimizer, warmed up, and the evaluations so far."""
+    torch.manual_seed(seed)
+    if not resume:
+        log.start("init_start")
+    model = w.model(cfg, ranks, seed)
+    step = TrainStep(w.loss, model, w.optimizer(cfg, model), ranks, cfg.precision, cfg.cuda_graph)
+    step.warm_up(w.synthetic(cfg, ranks))
+    if resume:
+        checkpoint.load(folder / "checkpoints", step, ranks)
+        curve = checkpoint.latest(folder / "checkpoints")["curve"]
+        return step, [(epoch, quality) for epoch, quality in curve]
+    log_initialisation(w, cfg, ranks, progress, log)
+    log.end("init_stop")
+    return step, []
 
 
 def log_initialisation(w: Workload, cfg: RunConfig, ranks: Ranks, progress: Progress, log: Any) -> None:
