@@ -99,8 +99,8 @@ def prepare(
     check_out(out)
     wanted = {
         **asdict(settings),
-        "raw": str(raw),
-        "vocabulary": vocabulary if isinstance(vocabulary, int) else str(vocabulary or raw / VOCAB_FILE),
+        "raw": source or str(raw),
+        "vocabulary": vocabulary if isinstance(vocabulary, int) else str(vocabulary or VOCAB_FILE),
         "test_articles": test_articles,
         "eval_sequences": eval_sequences,
     }
@@ -138,11 +138,14 @@ def make(
     raw: Path, out: Path, wanted: dict[str, Any], settings: pretraining.Settings, shard_sequences: int, workers: int,
     source: str | None, progress: Say,
 ) -> Meta:  # fmt: skip
+    work = out / WORK
+    state = load_state(work, wanted) or State(wanted, 0, source or "")
+    state.save(work)  # from here on other files or settings are refused
     segmenter = "as the text came"
     folder = raw
     if (raw / TRAIN).is_dir() and (raw / EVAL).is_dir():
         parts, eval_file = shards.find_shards(raw / TRAIN), None
-        vocabulary = find_vocabulary(wanted["vocabulary"], [])
+        vocabulary = find_vocabulary(raw, wanted["vocabulary"], [])
         if shards.is_hdf5(parts[0]):
             return adopt(raw, out, wanted, settings, vocabulary, source, progress)
         kind = "examples of TFRecords"
@@ -153,21 +156,20 @@ def make(
                 raw, folder, test_articles=wanted["test_articles"], workers=workers, progress=progress
             )
         parts, eval_file = shards.find_shards(folder), folder / text.EVAL_FILE
-        vocabulary = find_vocabulary(wanted["vocabulary"], parts)
+        vocabulary = find_vocabulary(raw, wanted["vocabulary"], parts)
         kind = f"{len(parts)} parts of text"
     write_vocabulary(out / VOCAB_FILE, vocabulary)
-    work = out / WORK
     job = (out / VOCAB_FILE, settings)
-    state = load_state(work, wanted) or State(wanted, 0, source or kind)
+    state.source = source or kind
     wanted = {**wanted, "segmenter": segmenter}
     scatter(parts, job, work, state, shard_sequences, workers, progress)
     evaluation = eval_set(raw / EVAL if eval_file is None else eval_file, job, wanted["eval_sequences"])
     return publish(out, work, state, wanted, settings, vocabulary, evaluation, progress)
 
 
-def find_vocabulary(wanted: str | int, parts: list[Path]) -> Vocabulary:
+def find_vocabulary(raw: Path, wanted: str | int, parts: list[Path]) -> Vocabulary:
     if not isinstance(wanted, int):
-        return read_vocabulary(Path(wanted))
+        return read_vocabulary(raw / wanted)
     if not parts:
         raise UserError("ids are there already: name the vocab.txt that they belong to, none can be trained")
     return train_vocabulary((line for part in parts for line in text.read_utf8(part).split("\n")), wanted)
