@@ -208,18 +208,23 @@ def _curves(one: Result, bench: Benchmark, runs: Sequence[Run], anchor: str) -> 
             text += f". Target {target:g}" if target is not None else ". The target isn't logged"
             if band:
                 text += f". The reference: least {number(band.least / scale)}, mean {number(band.mean / scale)}"
+            if one.score.epochs is not None:
+                text += f". Mean of these runs: {number(one.score.epochs / scale)}"
             name = f"{anchor}-{metric}-{'near' if near else 'whole'}"
-            drawn = report_figures.convergence(name, text, runs, bench, metric, target, band, near=near)
+            drawn = report_figures.convergence(
+                name, text, runs, bench, metric, target, band, one.score.epochs, near=near
+            )
             if drawn:
-                caption = _near_caption(runs) if near else _curve_caption(target, band)
+                caption = _near_caption(runs) if near else _curve_caption(one, target, band)
                 if not near and report_figures.logarithmic(runs, bench, metric):
                     caption += " Logarithmic."
                 yield pictured(f"{what}, {'near the target' if near else 'whole run'}", caption, drawn)
 
 
-def _curve_caption(target: float | None, band: Band | None) -> str:
+def _curve_caption(one: Result, target: float | None, band: Band | None) -> str:
     said = "One line a run." if target is not None else "One line a run. The target isn't logged."
-    return f"{said} Shaded: what the reference needs, least to mean." if band else said
+    said += " Shaded: the reference, least to mean." if band else ""
+    return f"{said} ▲ mean here." if one.score.epochs is not None else said
 
 
 def _near_caption(runs: Sequence[Run]) -> str:

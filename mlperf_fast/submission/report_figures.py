@@ -76,10 +76,10 @@ def runs(logs: Sequence[Log], counted: Sequence[Log]) -> list[Run]:
 
 def convergence(
     name: str, label: str, all_runs: Sequence[Run], benchmark: Benchmark, metric: str, target: float | None,
-    band: Band | None, *, near: bool,
+    band: Band | None, mean: float | None, *, near: bool,
 ) -> Html | None:  # fmt: skip
-    """Quality over epochs, a line a run; near: only the last stretch, around the target. None if there is nothing to
-    draw, or no target to be near to."""
+    """Quality over epochs, a line a run; near: only the last stretch, around the target. mean: of these runs' epochs,
+    to hold against the band. None if there is nothing to draw, or no target to be near to."""
     curves = [(run, curve) for run in all_runs[:MOST_RUNS] if (curve := _curve(run.log, metric))]
     if not curves or (near and target is None):
         return None
@@ -95,7 +95,7 @@ def convergence(
     if near and target is not None and len(values) > 8:  # what is far from the target is in the other picture
         quartiles = statistics.quantiles(values, n=4)
         low, high = (min(quartiles[0], target), high) if up else (low, max(quartiles[2], target))
-    if not near and logarithmic(all_runs, benchmark, metric):
+    if not near and low > 0 and logarithmic(all_runs, benchmark, metric):
         axes.set_yscale("log")
         axes.set_ylim(low / 1.6, high * 1.2)
         axes.yaxis.set_major_formatter("{x:g}")
@@ -113,6 +113,9 @@ def convergence(
     axes.set_xlim((left - 0.02 * width) / scale, (beyond + 0.06 * width) / scale)
     if band:
         _reference(axes, band, scale)
+    if _drawable(mean) and left <= mean <= beyond:
+        foot = axes.get_xaxis_transform()  # x is an epoch, y a part of the axes
+        axes.plot([mean / scale], [0], "^", transform=foot, color=INK, markersize=9, clip_on=False, zorder=6)
     if target is not None:
         axes.axhline(target, color=TARGET, linewidth=1.4, zorder=1.5)
         axes.annotate(

@@ -79,7 +79,8 @@ def _head(results: Sequence[Result]) -> Iterator[Html]:
         verdict = "The result passes" if good else "The result fails"
     else:
         verdict = f"{'All' if good == len(results) else f'{good} of'} {len(results)} results pass"
-    yield element("p", f"{verdict} ruleset {RULESET}.", class_="lead")
+    divisions = sorted({one.score.division or "no division" for one in results})
+    yield element("p", f"{verdict} ruleset {RULESET} ({' and '.join(divisions)}).", class_="lead")
 
 
 def _day(milliseconds: float | None) -> str | None:
@@ -93,9 +94,10 @@ def _verdicts(everything: Everything, results: Sequence[tuple[Result, str]]) -> 
     rows: list[list[str | Html]] = []
     for one, anchor in results:
         s = one.score
+        system = f"{one.system}, {s.division or 'no division'}"
         rows.append(
             [
-                joined(element("a", one.name, href=f"#{anchor}"), element("span", one.system, class_="small")),
+                joined(element("a", one.name, href=f"#{anchor}"), element("span", system, class_="small")),
                 element("span", figure(s.minutes, 3), class_="score"),
                 badge(one.passes),
                 f"{s.runs} of {s.runs_demanded}" if s.runs_demanded else str(s.runs),
@@ -105,7 +107,7 @@ def _verdicts(everything: Everything, results: Sequence[tuple[Result, str]]) -> 
                 speed(s.samples_per_second),
             ]
         )
-    columns = ("Benchmark, system", "Minutes", "Verdict", "Runs", "Failed", "Spread", "Epochs", "Samples/s")
+    columns = ("Benchmark, system, division", "Minutes", "Verdict", "Runs", "Failed", "Spread", "Epochs", "Samples/s")
     yield element("h2", "Verdicts", id="verdicts", tabindex="-1", class_="first")
     yield table("Minutes: the score, less is better. bert's epochs are samples.", columns, rows, 1, "summary")
     failed = [

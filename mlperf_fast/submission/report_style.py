@@ -4,7 +4,7 @@ Series: the colours of Okabe and Ito (2008), which colour-blind readers tell apa
 black until each has a contrast of 3 to its ground.
 """
 
-_LIGHT = """
+LIGHT = """
   --ink: #1b1f24; --quiet: #57606a; --grid: #e4e8ec; --paper: #ffffff; --panel: #f6f8fa; --line: #d0d7de;
   --link: #0b57a4; --target: #a3195b; --band: #dfe9e2; --good: #12693a; --bad: #b3261e; --warn: #7a5200;
   --good-ground: #e2f3e8; --bad-ground: #fbe6e4; --warn-ground: #fbf0d5;
@@ -12,7 +12,7 @@ _LIGHT = """
   --series-6: #2a8cc4; --series-7: #5c636b;
   --phase-1: #b6bec7; --phase-2: #e0912f; --phase-3: #2a6f9e; --phase-4: #66b59a;
 """
-_DARK = """
+DARK = """
   --ink: #e6edf3; --quiet: #9ba6b1; --grid: #2b323a; --paper: #12161b; --panel: #1a2027; --line: #38414b;
   --link: #7cc0ff; --target: #ff8fc0; --band: #24362c; --good: #6fdc9a; --bad: #ff9a92; --warn: #f2c661;
   --good-ground: #16301f; --bad-ground: #3a1c1a; --warn-ground: #332a12;
@@ -22,8 +22,8 @@ _DARK = """
 """
 
 STYLE = f"""
-:root {{ color-scheme: light dark; {_LIGHT} }}
-@media (prefers-color-scheme: dark) {{ :root {{ {_DARK} }} }}
+:root {{ color-scheme: light dark; {LIGHT} }}
+@media (prefers-color-scheme: dark) {{ :root {{ {DARK} }} }}
 * {{ box-sizing: border-box }}
 html {{ font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", "DejaVu Sans", sans-serif;
   color: var(--ink); background: var(--paper); -webkit-text-size-adjust: 100% }}
@@ -102,7 +102,7 @@ footer {{ margin-top: 56px; border-top: 1px solid var(--line); padding-top: 12px
   .summary td:nth-child(3), .summary th:nth-child(3) {{ padding-left: 2px }}
 }}
 @media print {{
-  :root {{ color-scheme: light; {_LIGHT} }}
+  :root {{ color-scheme: light; {LIGHT} }}
   @page {{ margin: 14mm }}
   html {{ font-size: 10.5pt; -webkit-print-color-adjust: exact; print-color-adjust: exact }}
   body {{ max-width: none; padding: 0 }}
