@@ -295,6 +295,19 @@ def test_row_offsets_beyond_the_weight():
         forward(replace(c, row_offsets=torch.tensor([0, 3, 8])), "cpp")
 
 
+@pytest.mark.parametrize("backend", [p for p in ALL if p.values[0] in ("cuda", "triton")], indirect=True)
+def test_a_table_beyond_the_weight_has_no_rows_where_nothing_may_wait(backend):
+    c = make_case(B=2, rows=(3, 4), D=6)
+    c = replace(c, ids=torch.zeros_like(c.ids), row_offsets=torch.tensor([0, 3, 8])).to(device(backend))
+    errors, before = c.ids.new_zeros(3, dtype=torch.int64), c.weight.clone()
+    out = forward(c, backend, errors=errors)
+    assert torch.equal(out[:, 0], before[:1].expand(2, -1))
+    assert (out[:, 1] == 0).all()
+    assert errors[0] == 1
+    update(c, backend, "sgd", errors=errors)
+    assert torch.equal(c.weight, before), "an update after a bad id"
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
