@@ -2,6 +2,7 @@
 
 #include <cmath>
 
+#include "common/ahead.h"
 #include "common/check.h"
 #include "common/mixed_list.h"
 #include "common/multi_tensor.h"
@@ -47,12 +48,13 @@ void adam(uintptr_t params, uintptr_t grads, uintptr_t exp_avgs, uintptr_t exp_a
     x.rate = static_cast<float>(rate / (1 - std::pow(beta1, t)));
     x.inverse_root = static_cast<float>(1 / std::sqrt(1 - std::pow(beta2, t)));
     x.eps = static_cast<float>(eps);
+    const Ahead ahead(sizes, count, {gradients, {"adam", params}, {"adam", exp_avgs}, {"adam", exp_avg_sqs}, rounded});
     line.each([&](int64_t i, int64_t begin, int64_t end) {
         float* p = tensor<float>(params, i);
         float* m = tensor<float>(exp_avgs, i);
         float* v = tensor<float>(exp_avg_sqs, i);
-        float block[kBlock];
-        in_blocks(begin, end, [&](int64_t k, int64_t n) {
+        float block[kPiece];
+        ahead.in_pieces(i, begin, end, [&](int64_t k, int64_t n) {
             update(p + k, gradients.read(i, k, n, block), m + k, v + k, n, x);
             rounded.write(i, k, n, p + k);
         });

@@ -1,5 +1,6 @@
 #include "ema.h"
 
+#include "common/ahead.h"
 #include "common/check.h"
 #include "common/mixed_list.h"
 #include "common/multi_tensor.h"
@@ -10,9 +11,10 @@ void ema(uintptr_t averages, uintptr_t params, uintptr_t sizes, int64_t count, i
     const MixedList weights("ema", params, param_type);
     if (found_inf && *pointer<float>(found_inf) != 0) return;
     const float keep = *pointer<float>(decay), take = 1 - keep;
+    const Ahead ahead(sizes, count, {weights, {"ema", averages}});
     line.each([&](int64_t i, int64_t begin, int64_t end) {
-        float block[kBlock];
-        in_blocks(begin, end, [&](int64_t first, int64_t n) {
+        float block[kPiece];
+        ahead.in_pieces(i, begin, end, [&](int64_t first, int64_t n) {
             float* average = tensor<float>(averages, i) + first;
             const float* w = weights.read(i, first, n, block);
 #pragma omp simd

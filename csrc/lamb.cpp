@@ -2,6 +2,7 @@
 
 #include <cmath>
 
+#include "common/ahead.h"
 #include "common/mixed_list.h"
 #include "common/two_passes.h"
 
@@ -71,14 +72,17 @@ float trust_ratio(float adapted, const TwoSums& squares) {
 
 // The lists, as the functions' arguments name them, and the two passes over a part of one tensor.
 struct Lists {
-    uintptr_t params, exp_avgs, exp_avg_sqs, weight_decays;
+    uintptr_t params, exp_avgs, exp_avg_sqs, sizes;
+    int64_t count;
+    uintptr_t weight_decays;
     MixedList grads, copies;
+    Ahead ahead{sizes, count, {grads, {"lamb", params}, {"lamb", exp_avgs}, {"lamb", exp_avg_sqs}}};  // of the first
 
     // `keep` receives the directions of the whole part, if it isn't nullptr.
     TwoSums first(int64_t i, int64_t begin, int64_t end, float* keep, const Numbers& x) const {
         TwoSums sums;
-        float block[kBlock], u[kBlock];
-        in_blocks(begin, end, [&](int64_t k, int64_t n) {
+        float block[kPiece], u[kPiece];
+        ahead.in_pieces(i, begin, end, [&](int64_t k, int64_t n) {
             sums.add(moments(tensor<float>(params, i) + k, grads.read(i, k, n, block), tensor<float>(exp_avgs, i) + k,
                              tensor<float>(exp_avg_sqs, i) + k, keep ? keep + (k - begin) : u, n, x, decay(i)));
         });
@@ -105,8 +109,14 @@ void lamb(uintptr_t params, uintptr_t grads, uintptr_t exp_avgs, uintptr_t exp_a
           uintptr_t sizes, int64_t count, int grad_type, int copy_type, uintptr_t weight_decays, uintptr_t adapted,
           uintptr_t lr, uintptr_t step, uintptr_t grad_norm, uintptr_t grad_scale, uintptr_t found_inf, double beta1,
           double beta2, double eps, double max_grad_norm, bool grad_averaging, bool bias_correction) {
-    const Lists lists{
-        params, exp_avgs, exp_avg_sqs, weight_decays, {"lamb", grads, grad_type}, {"lamb", copies, copy_type}};
+    const Lists lists{params,
+                      exp_avgs,
+                      exp_avg_sqs,
+                      sizes,
+                      count,
+                      weight_decays,
+                      {"lamb", grads, grad_type},
+                      {"lamb", copies, copy_type}};
     if (skipped(found_inf)) return;
     Numbers x = numbers(step, beta1, beta2, eps, bias_correction);
     add_gradient(&x, grad_norm, grad_scale, beta1, max_grad_norm, grad_averaging);
@@ -127,6 +137,8 @@ void lamb_moments(uintptr_t params, uintptr_t grads, uintptr_t exp_avgs, uintptr
     const Lists lists{params,
                       exp_avgs,
                       exp_avg_sqs,
+                      sizes,
+                      count,
                       weight_decays,
                       {"lamb_moments", grads, grad_type},
                       {"lamb_moments", 0, kFloat32}};
@@ -158,8 +170,14 @@ void lamb_apply(uintptr_t params, uintptr_t exp_avgs, uintptr_t exp_avg_sqs, uin
                 int64_t count, int copy_type, uintptr_t squares, uintptr_t weight_decays, uintptr_t adapted,
                 uintptr_t lr, uintptr_t step, uintptr_t found_inf, double beta1, double beta2, double eps,
                 bool bias_correction) {
-    const Lists lists{
-        params, exp_avgs, exp_avg_sqs, weight_decays, {"lamb_apply", 0, kFloat32}, {"lamb_apply", copies, copy_type}};
+    const Lists lists{params,
+                      exp_avgs,
+                      exp_avg_sqs,
+                      sizes,
+                      count,
+                      weight_decays,
+                      {"lamb_apply", 0, kFloat32},
+                      {"lamb_apply", copies, copy_type}};
     const Line line("lamb_apply", sizes, count);
     if (skipped(found_inf)) return;
     const Numbers x = numbers(step, beta1, beta2, eps, bias_correction);

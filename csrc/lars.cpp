@@ -2,6 +2,7 @@
 
 #include <cmath>
 
+#include "common/ahead.h"
 #include "common/mixed_list.h"
 #include "common/squares.h"
 #include "common/two_passes.h"
@@ -34,11 +35,14 @@ void lars(uintptr_t params, uintptr_t grads, uintptr_t momentum_buffers, uintptr
     const float before = lr_inside ? rate : 1, after = lr_inside ? 1 : rate;
     const float *decay = pointer<float>(weight_decays), *adapts = pointer<float>(adapted);
 
+    const MixedList weights("lars", params), buffers("lars", momentum_buffers);
+    const Ahead of_norms(sizes, count, {weights, gradients}),
+        of_update(sizes, count, {weights, gradients, buffers, rounded});
     const auto norms = [&](int64_t i, int64_t begin, int64_t end, float*) {
         TwoSums squares;
         if (adapts[i] == 0) return squares;
         float block[kBlock];
-        in_blocks(begin, end, [&](int64_t k, int64_t n) {
+        of_norms.in_pieces<kBlock>(i, begin, end, [&](int64_t k, int64_t n) {
             squares.add(
                 {sum_of_squares(tensor<float>(params, i) + k, n), sum_of_squares(gradients.read(i, k, n, block), n)});
         });
@@ -51,8 +55,8 @@ void lars(uintptr_t params, uintptr_t grads, uintptr_t momentum_buffers, uintptr
     };
     const auto update = [&](int64_t i, int64_t begin, int64_t end, float ratio, const float*) {
         const Numbers x{scale, decay[i], static_cast<float>(momentum), before * ratio, after};
-        float block[kBlock];
-        in_blocks(begin, end, [&](int64_t k, int64_t n) {
+        float block[kPiece];
+        of_update.in_pieces(i, begin, end, [&](int64_t k, int64_t n) {
             float* w = tensor<float>(params, i) + k;
             step(w, gradients.read(i, k, n, block), tensor<float>(momentum_buffers, i) + k, n, x);
             rounded.write(i, k, n, w);

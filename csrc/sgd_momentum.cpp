@@ -1,5 +1,6 @@
 #include "sgd_momentum.h"
 
+#include "common/ahead.h"
 #include "common/check.h"
 #include "common/mixed_list.h"
 #include "common/multi_tensor.h"
@@ -41,11 +42,12 @@ void sgd_momentum(uintptr_t params, uintptr_t grads, uintptr_t momentum_buffers,
     x.take = static_cast<float>((first ? 1 : 1 - dampening) * before);
     x.direct = static_cast<float>(nesterov ? rate : 0);
     x.by_buffer = static_cast<float>((nesterov ? momentum : 1) * after);
+    const Ahead ahead(sizes, count, {gradients, {"sgd_momentum", params}, {"sgd_momentum", momentum_buffers}, rounded});
     line.each([&](int64_t i, int64_t begin, int64_t end) {
         float* p = tensor<float>(params, i);
         float* b = tensor<float>(momentum_buffers, i);
-        float block[kBlock];
-        in_blocks(begin, end, [&](int64_t k, int64_t n) {
+        float block[kPiece];
+        ahead.in_pieces(i, begin, end, [&](int64_t k, int64_t n) {
             (first ? update<true> : update<false>)(p + k, gradients.read(i, k, n, block), b + k, n, x);
             rounded.write(i, k, n, p + k);
         });

@@ -14,11 +14,14 @@ constexpr int64_t kBlock = 1024;  // elements: 4 KiB of float, so that a dozen b
 class MixedList {
    public:
     // addresses: int64 [count] on the host, or 0 for a list that is absent; type: a StoredAs, the same for all.
-    MixedList(const char* op, uintptr_t addresses, int type) : addresses_(addresses), type_(type) {
+    MixedList(const char* op, uintptr_t addresses, int type = kFloat32) : addresses_(addresses), type_(type) {
         if (type < kFloat32 || type > kFloat16)
             throw std::invalid_argument(std::string(op) + ": a list's type is " + std::to_string(type) +
                                         "; expected 0 (float32), 1 (bfloat16) or 2 (float16)");
     }
+
+    uintptr_t addresses() const { return addresses_; }
+    int64_t bytes() const { return type_ == kFloat32 ? 4 : 2; }  // of an element
 
     // The elements begin .. begin + n of tensor i, n at most kBlock: in place where they are float, else in `block`.
     const float* read(int64_t i, int64_t begin, int64_t n, float* block) const {
