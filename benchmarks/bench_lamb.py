@@ -10,6 +10,7 @@ apex            NVIDIA's FusedLAMB
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,7 +21,7 @@ from mlperf_fast.ops.lamb import lamb_
 from . import command, multi_tensor
 from .competitors import backends, compiled_lists, library
 from .measure import Local, Row
-from .multi_tensor import Call, Grads, Update, advancing, each_set, optimizers, scalar, zeros_like
+from .multi_tensor import Call, Grads, Update, advancing, each_set, optimizers, scalar, state_like, zeros_like
 
 DEVICES = ("cpu", "cuda")
 # csrc/lamb.h where a tensor stays in the cache between the passes, and csrc/grad_norm.h.
@@ -51,14 +52,14 @@ def ours(grads: Grads, backend: str) -> Call:
     def update(params, grads, m, v, step):
         lamb_(params, grads, m, v, lr, step, grad_norm=grad_norm(grads, backend=backend), **numbers)
 
-    return with_state(grads, update)
+    return with_state(grads, update, state_like)
 
 
-def with_state(grads: Grads, update: Callable[..., object]) -> Call:
-    """`update(params, grads, m, v, step)` on state of each set's own."""
+def with_state(grads: Grads, update: Callable[..., object], make: Callable[..., Any] = zeros_like) -> Call:
+    """`update(params, grads, m, v, step)` on state of each set's own, by make(params)."""
 
     def one_set(params: list[Tensor], grads: list[Tensor]):
-        m, v = zeros_like(params), zeros_like(params)
+        m, v = make(params), make(params)
         return advancing(lambda step: update(params, grads, m, v, step), params)
 
     return each_set(grads, one_set)

@@ -1,6 +1,5 @@
 """LAMB over many tensors in one call, and in two halves for tensors that are spread over several processes."""
 
-from array import array
 from collections.abc import Sequence
 
 import torch
@@ -9,7 +8,7 @@ from torch import Tensor
 from mlperf_fast.errors import UserError
 from mlperf_fast.ops.backend import CUDA_DEVICES, Applies, Op, define, resolve
 from mlperf_fast.ops.checks import check, check_contiguous, check_number
-from mlperf_fast.ops.updates import call_native, check_update, each, update, write
+from mlperf_fast.ops.updates import call_native, check_update, each, floats, update, write
 
 # 1. The truth ---------------------------------------------------------------------------------------------------
 
@@ -75,19 +74,19 @@ LAMB = Op(
 def _lamb(params, grads, exp_avgs, exp_avg_sqs, copies, weight_decays, adapted, *arguments):
     lists = {"params": params, "grads": grads, "exp_avgs": exp_avgs, "exp_avg_sqs": exp_avg_sqs, "copies": copies}
     *rest, backend = arguments
-    call_native("lamb_", backend, lists, ("grads", "copies"), array("f", weight_decays), array("f", adapted), *rest)
+    call_native("lamb_", backend, lists, ("grads", "copies"), floats(weight_decays), floats(adapted), *rest)
 
 
 def _moments(params, grads, exp_avgs, exp_avg_sqs, squares, weight_decays, *arguments):
     lists = {"params": params, "grads": grads, "exp_avgs": exp_avgs, "exp_avg_sqs": exp_avg_sqs}
     *rest, backend = arguments
-    call_native("lamb_moments_", backend, lists, ("grads",), squares, array("f", weight_decays), *rest)
+    call_native("lamb_moments_", backend, lists, ("grads",), squares, floats(weight_decays), *rest)
 
 
 def _apply(params, exp_avgs, exp_avg_sqs, copies, squares, weight_decays, adapted, *arguments):
     lists = {"params": params, "exp_avgs": exp_avgs, "exp_avg_sqs": exp_avg_sqs, "copies": copies}
     *rest, backend = arguments
-    call_native("lamb_apply_", backend, lists, ("copies",), squares, array("f", weight_decays), array("f", adapted),
+    call_native("lamb_apply_", backend, lists, ("copies",), squares, floats(weight_decays), floats(adapted),
                 *rest)  # fmt: skip
 
 

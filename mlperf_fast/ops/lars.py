@@ -1,6 +1,5 @@
 """LARS over many tensors in one call, with 16-bit copies of the weights written on the way."""
 
-from array import array
 from collections.abc import Sequence
 
 import torch
@@ -8,7 +7,7 @@ from torch import Tensor
 
 from mlperf_fast.ops.backend import CUDA_DEVICES, Applies, Op, define, resolve
 from mlperf_fast.ops.checks import check_number
-from mlperf_fast.ops.updates import call_native, check_update, each, update, write
+from mlperf_fast.ops.updates import call_native, check_update, each, floats, update, write
 
 # 1. The truth ---------------------------------------------------------------------------------------------------
 
@@ -52,7 +51,7 @@ LARS = Op(
 def _lars(params, grads, momentum_buffers, copies, weight_decays, adapted, *arguments):
     lists = {"params": params, "grads": grads, "momentum_buffers": momentum_buffers, "copies": copies}
     *rest, backend = arguments
-    call_native("lars_", backend, lists, ("grads", "copies"), array("f", weight_decays), array("f", adapted), *rest)
+    call_native("lars_", backend, lists, ("grads", "copies"), floats(weight_decays), floats(adapted), *rest)
 
 
 # 3. Registration. No gradient: an update is not differentiated ---------------------------------------------------
