@@ -38,7 +38,7 @@ from mlperf_fast.submission.tables import figure, table
 from mlperf_fast.suite import BENCHMARKS, Benchmark
 
 POLL = 0.2  # seconds between looks at the run
-PATIENCE = 5.0  # seconds for which the run of a killed campaign may still hold the lock
+PATIENCE = 15.0  # seconds for which the run of a killed campaign may still hold the lock
 
 
 @dataclass(frozen=True, slots=True)
