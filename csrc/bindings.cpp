@@ -14,6 +14,7 @@
 #include "grad_norm.h"
 #include "lamb.h"
 #include "lars.h"
+#include "layer_norm.h"
 #include "memory.h"
 #include "mlp.h"
 #include "roc_auc.h"
@@ -54,6 +55,8 @@ PYBIND11_MODULE(MODULE_NAME, m) {
     m.def("lamb_moments", &lamb_moments, Unlocked());
     m.def("lamb_apply", &lamb_apply, Unlocked());
     m.def("lars", &lars, Unlocked());
+    m.def("layer_norm_fwd", &layer_norm_fwd, Unlocked());
+    m.def("layer_norm_bwd", &layer_norm_bwd, Unlocked());
     m.def("mlp_bias_fwd", &mlp_bias_fwd, Unlocked());
     m.def("mlp_bias_bwd", &mlp_bias_bwd, Unlocked());
     m.def("mlp_small_fwd", &mlp_small_fwd, Unlocked());

@@ -4,7 +4,7 @@ Which constants a launch takes comes from the kernels' own tile functions.
 """
 
 import torch
-from mlperf_fast.kernels import dot_interaction, embedding_bag, mlp, sgd
+from mlperf_fast.kernels import dot_interaction, embedding_bag, layer_norm, mlp, sgd
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -59,6 +59,26 @@ def embedding_bag_cases():
             yield f"{D}-{kind}", embedding_bag._embedding_bag_keys_kernel, {**arguments, **keys_tile}
 
 
+def layer_norm_cases():
+    for N in (40, 1024, 8192):  # several rows a program, BERT-large, the longest rows
+        for name in DTYPES if N == 1024 else ("fp32", "bf16"):
+            for kind, state in (("dropout", "*i64"), ("plain", None))[: 2 if N == 1024 else 1]:
+                rows = dict.fromkeys(("x_ptr", "residual_ptr", "y_ptr", "dy_ptr", "dx_ptr"), f"*{name}")
+                floats = ("bias_ptr", "gamma_ptr", "beta_ptr", "mean_ptr", "rstd_ptr", "sums_ptr")
+                arguments = {
+                    **rows,
+                    **dict.fromkeys(floats, "*fp32"),
+                    "dresidual_ptr": state and f"*{name}",
+                    "state_ptr": state,
+                    **dict.fromkeys(("site", "threshold", "B", "STEPS"), "i32"),
+                    **dict.fromkeys(("scale", "eps"), "fp32"),
+                    "N": sized(N),
+                    **layer_norm.tile(N),
+                }
+                for kernel in (layer_norm._layer_norm_fwd_kernel, layer_norm._layer_norm_bwd_kernel):
+                    yield f"{N}-{name}-{kind}", kernel, arguments
+
+
 def mlp_cases():
     for N in (1, 32, 1024):
         for name in DTYPES:
@@ -81,6 +101,6 @@ def sgd_cases():
 # (kernel, case, arguments)
 CASES = [
     (kernel, name, arguments)
-    for cases in (dot_interaction_cases, embedding_bag_cases, mlp_cases, sgd_cases)
+    for cases in (dot_interaction_cases, embedding_bag_cases, layer_norm_cases, mlp_cases, sgd_cases)
     for name, kernel, arguments in cases()
 ]

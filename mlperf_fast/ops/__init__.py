@@ -2,6 +2,7 @@
 
 from mlperf_fast.ops.adam import adam_
 from mlperf_fast.ops.dot_interaction import dot_interaction
+from mlperf_fast.ops.dropout import dropout_state
 from mlperf_fast.ops.ema import ema_
 from mlperf_fast.ops.embedding_bag import (
     embedding_bag,
@@ -12,6 +13,7 @@ from mlperf_fast.ops.embedding_bag import (
 from mlperf_fast.ops.grad_norm import grad_norm, unscale_
 from mlperf_fast.ops.lamb import lamb_, lamb_apply_, lamb_moments_
 from mlperf_fast.ops.lars import lars_
+from mlperf_fast.ops.layer_norm import layer_norm
 from mlperf_fast.ops.mlp import mlp
 from mlperf_fast.ops.roc_auc import roc_auc
 from mlperf_fast.ops.sgd import sgd_
@@ -20,6 +22,7 @@ from mlperf_fast.ops.sgd_momentum import sgd_momentum_
 __all__ = [
     "adam_",
     "dot_interaction",
+    "dropout_state",
     "ema_",
     "embedding_bag",
     "embedding_bag_rowwise_adagrad_",
@@ -29,6 +32,7 @@ __all__ = [
     "lamb_apply_",
     "lamb_moments_",
     "lars_",
+    "layer_norm",
     "mlp",
     "raise_if_bad_ids",
     "roc_auc",
