@@ -160,6 +160,24 @@ def test_a_full_disk_loses_nothing(parts, made, tmp_path, monkeypatch):
     assert contents(tmp_path / "out") == contents(made)
 
 
+def test_the_disk_must_be_large_enough(parts, tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=100_000))
+    with pytest.raises(UserError, match=r"0\.0 GB are needed for some [\d,]+ tokens, but the disk has 0\.0 GB"):
+        prepare.prepare(parts, tmp_path / "out", **FROM_TEXT)
+
+
+def test_the_manifest_says_whether_it_is_the_benchmarks(parts, made, tmp_path, monkeypatch):
+    said = verify.read_meta(made).settings
+    assert said["benchmark_vocabulary"] is said["benchmark_eval_text"] is False
+    lines = []
+    monkeypatch.setattr(prepare, "BENCHMARK_MD5", prepare.md5(parts / "vocab.txt"))
+    monkeypatch.setattr(text, "BENCHMARK_EVAL_MD5", prepare.md5(parts / "eval.txt"))
+    said = prepare.prepare(parts, tmp_path / "out", **FROM_TEXT, progress=lines.append).settings
+    assert said["benchmark_vocabulary"] is said["benchmark_eval_text"] is True
+    assert "eval text: the benchmark's own" in lines
+
+
 @pytest.fixture
 def shard_folder(made, tmp_path):
     """The shards as NVIDIA's would lie there, with a vocabulary."""

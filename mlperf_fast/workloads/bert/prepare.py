@@ -12,6 +12,7 @@ within it: a random order of all (Rao and Sandelius). A shard file counts once i
 process that is killed at any moment goes on after the last finished part and ends with the same bytes.
 """
 
+import hashlib
 import json
 import multiprocessing
 import os
@@ -41,6 +42,7 @@ from mlperf_fast.workloads.bert.verify import (
     write_meta,
 )
 from mlperf_fast.workloads.bert.wordpiece import (
+    BENCHMARK_MD5,
     VOCAB_FILE,
     Vocabulary,
     read_vocabulary,
@@ -161,10 +163,27 @@ def make(
     write_vocabulary(out / VOCAB_FILE, vocabulary)
     job = (out / VOCAB_FILE, settings)
     state.source = source or kind
-    wanted = {**wanted, "segmenter": segmenter}
+    wanted = {**wanted, "segmenter": segmenter, **compared(out / VOCAB_FILE, eval_file, progress)}
     scatter(parts, job, work, state, shard_sequences, workers, progress)
     evaluation = eval_set(raw / EVAL if eval_file is None else eval_file, job, wanted["eval_sequences"])
     return publish(out, work, state, wanted, settings, vocabulary, evaluation, progress)
+
+
+def compared(vocab_file: Path, eval_file: Path | None, progress: Say) -> dict[str, bool]:
+    """For the manifest: whether vocabulary and evaluation text are the benchmark's, by their published checksums."""
+    same = {"benchmark_vocabulary": md5(vocab_file) == BENCHMARK_MD5}
+    if eval_file is not None:
+        same["benchmark_eval_text"] = md5(eval_file) == text.BENCHMARK_EVAL_MD5
+    for name, is_same in same.items():
+        what = name.removeprefix("benchmark_").replace("_", " ")
+        progress(
+            f"{what}: the benchmark's own" if is_same else f"{what}: not the benchmark's, which a closed run needs"
+        )
+    return same
+
+
+def md5(path: Path) -> str:
+    return hashlib.md5(path.read_bytes()).hexdigest()
 
 
 def find_vocabulary(raw: Path, wanted: str | int, parts: list[Path]) -> Vocabulary:
@@ -207,6 +226,7 @@ def scatter(
             whole = len(s) * sum(path.stat().st_size for path in parts) / parts[0].stat().st_size
             state.shards = max(1, round(whole / shard_sequences))
             state.sizes = [0] * state.shards
+            check_space(work, int(whole * len(s.tokens) / len(s)))
         bits = random_bits(state.settings["seed"], TO_SHARDS, number)
         targets = (bits.random_raw(len(s)) >> np.uint64(32)) * np.uint64(state.shards) >> np.uint64(32)
         order = np.argsort(targets, kind="stable")
@@ -222,6 +242,16 @@ def scatter(
         state.parts.append(len(s))
         state.save(work)
         progress(f"{parts[number].name}: {len(s):,} sequences, {sum(state.parts):,} of {number + 1}/{len(parts)} parts")
+
+
+def check_space(work: Path, tokens: int) -> None:
+    """UserError if the disk can't hold about so many tokens: 2.6 bytes each in `work`, 4 in the shards."""
+    needed, free = int(6.6 * tokens), shutil.disk_usage(work).free
+    if free < needed:
+        raise UserError(
+            f"{work.parent}: about {needed / 1e9:.1f} GB are needed for some {tokens:,} tokens, but the disk has "
+            f"{free / 1e9:.1f} GB free. Choose a larger disk"
+        )
 
 
 def made_in_order(jobs: list[tuple[Path, Path, pretraining.Settings]], workers: int) -> Iterator[Sequences]:
@@ -343,6 +373,7 @@ def adopt(
     """A data set of HDF5 shards that stay where they are."""
     train, evaluation = ([str(path) for path in shards.find_shards(raw / part)] for part in (TRAIN, EVAL))
     write_vocabulary(out / VOCAB_FILE, vocabulary)
+    wanted = {**wanted, **compared(out / VOCAB_FILE, None, progress)}
     found = source or f"HDF5 shards of {raw}"
     meta = describe_folder(out, train, evaluation, wanted, settings, vocabulary, found, progress)
     write_meta(out, meta)
