@@ -144,8 +144,8 @@ def test_the_two_sided_test_is_wrong_as_seldom_and_finds_as_much_as_it_says():
     spread = np.std(point["Epochs to converge"], ddof=1)
 
     def found(shift):
-        draws = 1.65 + spread * rng.standard_normal((2, 2000, 10))
-        ours, theirs = (np.ceil(runs / step) * step for runs in (draws[0] + shift, draws[1]))
+        draws = 1.65 + spread * rng.standard_normal((2000, 10 + len(point["Epochs to converge"])))
+        ours, theirs = (np.ceil(runs / step) * step for runs in (draws[:, :10] + shift, draws[:, 10:]))
         return np.mean([not rcp.difference(a, b).passes for a, b in zip(ours, theirs, strict=True)])
 
     assert 0.02 < found(0) < 0.06
@@ -158,4 +158,4 @@ def test_equal_runs_and_runs_that_never_converge():
     never = rcp.difference([None] * 5, [1.5, 1.6, 1.7, 1.6, 1.5])
     assert never.mean is None
     assert not never.passes
-    assert BENCHMARKS["dlrm"].runs * 2 == len(the_point(COMMITTED)[1]["Epochs to converge"])
+    assert len(the_point(COMMITTED)[1]["Epochs to converge"]) >= 2 * BENCHMARKS["dlrm"].runs
