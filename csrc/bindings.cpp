@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "adam.h"
+#include "bias_gelu.h"
 #include "crc32c.h"
 #include "criteo.h"
 #include "dot_interaction.h"
@@ -55,6 +56,8 @@ PYBIND11_MODULE(MODULE_NAME, m) {
     m.def("lamb_moments", &lamb_moments, Unlocked());
     m.def("lamb_apply", &lamb_apply, Unlocked());
     m.def("lars", &lars, Unlocked());
+    m.def("bias_gelu_fwd", &bias_gelu_fwd, Unlocked());
+    m.def("bias_gelu_bwd", &bias_gelu_bwd, Unlocked());
     m.def("layer_norm_fwd", &layer_norm_fwd, Unlocked());
     m.def("layer_norm_bwd", &layer_norm_bwd, Unlocked());
     m.def("mlp_bias_fwd", &mlp_bias_fwd, Unlocked());

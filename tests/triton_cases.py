@@ -4,13 +4,23 @@ Which constants a launch takes comes from the kernels' own tile functions.
 """
 
 import torch
-from mlperf_fast.kernels import dot_interaction, embedding_bag, layer_norm, mlp, sgd
+from mlperf_fast.kernels import bias_gelu, dot_interaction, embedding_bag, layer_norm, mlp, sgd
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def sized(n: int) -> str:
     return "i32:16" if n % 16 == 0 else "i32"
+
+
+def bias_gelu_cases():
+    for N in (1, 4096):
+        for name in DTYPES:
+            pointers = dict.fromkeys(("x_ptr", "y_ptr", "dy_ptr", "dx_ptr"), f"*{name}")
+            pointers |= dict.fromkeys(("bias_ptr", "sums_ptr"), "*fp32")
+            for kernel in (bias_gelu._bias_gelu_fwd_kernel, bias_gelu._bias_gelu_bwd_kernel):
+                constants = {"B": "i32", "N": sized(N), "STEPS": bias_gelu.STEPS, **bias_gelu.tile(N)}
+                yield f"{N}-{name}", kernel, {**pointers, **constants}
 
 
 def dot_interaction_cases():
@@ -101,6 +111,6 @@ def sgd_cases():
 # (kernel, case, arguments)
 CASES = [
     (kernel, name, arguments)
-    for cases in (dot_interaction_cases, embedding_bag_cases, layer_norm_cases, mlp_cases, sgd_cases)
+    for cases in (bias_gelu_cases, dot_interaction_cases, embedding_bag_cases, layer_norm_cases, mlp_cases, sgd_cases)
     for name, kernel, arguments in cases()
 ]

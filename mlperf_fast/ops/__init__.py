@@ -1,6 +1,7 @@
 """Ops: one file a family, each with its reference, its backends, its gradient and its public functions."""
 
 from mlperf_fast.ops.adam import adam_
+from mlperf_fast.ops.bias_gelu import bias_gelu
 from mlperf_fast.ops.dot_interaction import dot_interaction
 from mlperf_fast.ops.dropout import dropout_state
 from mlperf_fast.ops.ema import ema_
@@ -21,6 +22,7 @@ from mlperf_fast.ops.sgd_momentum import sgd_momentum_
 
 __all__ = [
     "adam_",
+    "bias_gelu",
     "dot_interaction",
     "dropout_state",
     "ema_",
