@@ -169,7 +169,10 @@ LONG = ("target=0.99", "max_epochs=25")  # long enough to be killed in, on a bus
 def start(data, out, *sets):
     """A campaign of two runs whose target is out of reach, in a process of its own."""
     arguments = command(data, out, 2, *LONG, *sets)
-    return subprocess.Popen([*MLPERF_FAST, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(
+        [*MLPERF_FAST, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored where the tests are a background job
+    )  # fmt: skip
 
 
 def wait_for(condition, process):

@@ -220,8 +220,8 @@ def test_real_articles(tmp_path):
                            eval_sequences=30, shard_sequences=300, progress=lines.append)  # fmt: skip
     assert verify.verify(tmp_path / "out") == meta
     assert meta.words == 4096
-    assert 500 < meta.train_samples < 1300
-    assert 250 < meta.train_tokens / meta.train_samples < 450
+    assert 500 < meta.train_samples < 800
+    assert 430 < meta.train_tokens / meta.train_samples < 500  # its articles are long
     assert any("random next; lengths ≤64:" in line for line in lines)
 
 
