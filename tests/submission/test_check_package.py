@@ -422,7 +422,10 @@ SPOIL = st.sampled_from(
 @FUZZ
 @given(data=st.data())
 def test_any_folder_is_judged_as_officially(tmp_path, quick_official, data):
-    """Counts, failures, seeds and epochs around what the rules allow."""
+    """Counts, failures, seeds and epochs around what the rules allow.
+
+    Stricter in one thing only: the deadline's bound on the mean, 34.55 epochs, is above today's of 34.31.
+    """
     root = tmp_path / "fuzz"
     shutil.rmtree(root, ignore_errors=True)
     closed_logs.description(root / "systems/petrel.json")
@@ -437,7 +440,7 @@ def test_any_folder_is_judged_as_officially(tmp_path, quick_official, data):
             start_ms=10**12 + i,
         )
     theirs, ours = official(root, tmp_path / "copy"), errors(root)
-    assert (theirs is True) == (not ours), ours
+    assert set(ours) <= {"rcp/too-fast"} if theirs is True else ours, ours
 
 
 @FUZZ
