@@ -4,11 +4,10 @@
 #include <cstring>
 #include <vector>
 
+#include "common/as_stored.h"
 #include "common/check.h"
 #include "common/exp.h"
-#include "common/float16.h"
 #include "common/parallel.h"
-#include "common/stored_as.h"
 
 namespace {
 
@@ -81,14 +80,6 @@ void check(int64_t B, int64_t N) {
     require_at_least("bias_gelu", "B", B, 0);
     require_at_least("bias_gelu", "N", N, 1);
     checked_product("bias_gelu", B, N);
-}
-
-// Calls run(E{}) with the type that is stored.
-template <class Run>
-void as_stored(int stored_as, Run&& run) {
-    if (stored_as == kFloat32) return run(float{});
-    if (stored_as == kBFloat16) return run(BFloat16{});
-    run(Float16{});
 }
 
 }  // namespace

@@ -4,12 +4,11 @@
 #include <cmath>
 #include <vector>
 
+#include "common/as_stored.h"
 #include "common/check.h"
 #include "common/dropout.h"
-#include "common/float16.h"
 #include "common/parallel.h"
 #include "common/simd.h"
-#include "common/stored_as.h"
 
 namespace {
 
@@ -211,14 +210,6 @@ void check(int64_t B, int64_t N, uintptr_t state, int64_t threshold) {
     checked_product("layer_norm", B, N);
     if (threshold < 0 || threshold > 65535 || (threshold > 0 && state == 0))
         throw std::invalid_argument("layer_norm: threshold must be 0 to 65535, with a state where it isn't 0");
-}
-
-// Calls run(E{}) with the type that is stored.
-template <class Run>
-void as_stored(int stored_as, Run&& run) {
-    if (stored_as == kFloat32) return run(float{});
-    if (stored_as == kBFloat16) return run(BFloat16{});
-    run(Float16{});
 }
 
 }  // namespace

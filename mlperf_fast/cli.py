@@ -133,21 +133,14 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--verify", action="store_true", help="only verify by content what is there")
 
     command = add(commands, "run", run, "train a benchmark until its target, and write the official result log")
-    command.add_argument("benchmark")
-    command.add_argument("--preset", default="demo", help="demo (default), closed, or a system such as dgxa100_1x8")
-    command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="sets", help="change a value")
+    add_what_to_train(command)
     command.add_argument("--print-config", action="store_true", help="show each value and its origin; train nothing")
     command.add_argument("--out", type=Path, help="the run's folder; default: runs/BENCHMARK-PRESET-TIME")
     command.add_argument(
         "--resume", type=Path, metavar="DIR", help="go on with the run in DIR from its last checkpoint"
     )
 
-    command = add(commands, "campaign", campaign, "the runs of one result, one after the other; a kill loses none")
-    command.epilog, command.formatter_class = CAMPAIGN, argparse.RawDescriptionHelpFormatter
-    add_campaign_options(command)
-    command.add_argument("--runs", required=True, metavar="N", help="how many; official: as many as the rules demand")
-    command.add_argument("--nproc", type=int, default=1, metavar="N", help="processes a run, by torchrun; default: 1")
-    command.add_argument("--out", type=Path, required=True, help="the campaign's folder: result_0.txt, result_1.txt …")
+    add_campaign(commands)
 
     command = add(commands, "check", check, "judge a log, a folder of runs or a whole package by the rules of v2.0")
     command.epilog = "Exit codes: 0 everything passes, 1 something doesn't, 2 no such path. Nothing is ever written."
@@ -155,22 +148,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--json", action="store_true", help="machine-readable")
     add_bert_train_samples(command)
 
-    command = add(commands, "rcp", rcp, "hold runs against the reference convergence points")
-    command.epilog = (
-        "`mlperf-fast rcp record BENCHMARK` makes points of your own, for --rcps; it has its own --help. "
-        "Exit codes: 0 all pass or needn't be tested, 1 some don't, 2 wrong usage."
-    )
-    command.add_argument("paths", nargs="*", metavar="DIR", help="folder of a benchmark, a system or a whole package")
-    command.add_argument("--table", metavar="BENCHMARK", help="show a benchmark's reference points instead")
-    command.add_argument("--rcps", type=Path, metavar="FILE", help="points to take instead of the official ones, JSON")
-    command.add_argument("--json", action="store_true", help="machine-readable")
-    add_bert_train_samples(command)
-
-    command = add(commands, "rcp record", rcp_record, "points of your own, from runs on plain PyTorch (backend=ref)")
-    command.epilog, command.formatter_class = RECORD, argparse.RawDescriptionHelpFormatter
-    add_campaign_options(command)
-    command.add_argument("--runs", default=None, metavar="N", help="how many; default: twice a submission's")
-    command.add_argument("-o", "--out", type=Path, required=True, metavar="FILE", help="the file of points, new; JSON")
+    add_rcp(commands)
 
     command = add(commands, "score", score, "the scores of result logs in minutes, with epochs and speed apart")
     command.epilog = "Exit codes: 0 all have a score to submit, 1 some have none, 2 wrong usage."
@@ -191,17 +169,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--rcps", type=Path, metavar="FILE", help="points to take instead of the official ones, JSON")
     add_bert_train_samples(command)
 
-    command = add(
-        commands, "profile", profile, "where the time of a training step goes, with torch's profiler or Nsight"
-    )
-    command.epilog, command.formatter_class = PROFILE, argparse.RawDescriptionHelpFormatter
-    command.add_argument("benchmark")
-    command.add_argument("--preset", default="demo", help="demo (default), closed, or a system such as dgxa100_1x8")
-    command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="sets", help="change a value")
-    command.add_argument("--steps", default="11:20", metavar="A:B", help="watch steps A to B, from 1; default: 11:20")
-    command.add_argument("--tool", choices=("torch", "nsys", "ncu", "range"), default="torch", help="default: torch")
-    command.add_argument("--range", default="step", metavar="NAME", help="ncu: kernels of this range; default: step")
-    command.add_argument("--out", type=Path, help="folder to write; default: profiles/BENCHMARK-PRESET-TIME")
+    add_profile(commands)
 
     from mlperf_fast.benchmarks import options as benchmark_options
 
@@ -216,7 +184,47 @@ def add(commands, name, function, text) -> argparse.ArgumentParser:
     return command
 
 
-def add_campaign_options(command) -> None:
+def add_campaign(commands) -> None:
+    command = add(commands, "campaign", campaign, "the runs of one result, one after the other; a kill loses none")
+    command.epilog, command.formatter_class = CAMPAIGN, argparse.RawDescriptionHelpFormatter
+    add_what_to_train(command)
+    command.add_argument("--runs", required=True, metavar="N", help="how many; official: as many as the rules demand")
+    command.add_argument("--nproc", type=int, default=1, metavar="N", help="processes a run, by torchrun; default: 1")
+    command.add_argument("--out", type=Path, required=True, help="the campaign's folder: result_0.txt, result_1.txt …")
+
+
+def add_rcp(commands) -> None:
+    command = add(commands, "rcp", rcp, "hold runs against the reference convergence points")
+    command.epilog = (
+        "`mlperf-fast rcp record BENCHMARK` makes points of your own, for --rcps; it has its own --help. "
+        "Exit codes: 0 all pass or needn't be tested, 1 some don't, 2 wrong usage."
+    )
+    command.add_argument("paths", nargs="*", metavar="DIR", help="folder of a benchmark, a system or a whole package")
+    command.add_argument("--table", metavar="BENCHMARK", help="show a benchmark's reference points instead")
+    command.add_argument("--rcps", type=Path, metavar="FILE", help="points to take instead of the official ones, JSON")
+    command.add_argument("--json", action="store_true", help="machine-readable")
+    add_bert_train_samples(command)
+
+    command = add(commands, "rcp record", rcp_record, "points of your own, from runs on plain PyTorch (backend=ref)")
+    command.epilog, command.formatter_class = RECORD, argparse.RawDescriptionHelpFormatter
+    add_what_to_train(command)
+    command.add_argument("--runs", default=None, metavar="N", help="how many; default: twice a submission's")
+    command.add_argument("-o", "--out", type=Path, required=True, metavar="FILE", help="the file of points, new; JSON")
+
+
+def add_profile(commands) -> None:
+    command = add(
+        commands, "profile", profile, "where the time of a training step goes, with torch's profiler or Nsight"
+    )
+    command.epilog, command.formatter_class = PROFILE, argparse.RawDescriptionHelpFormatter
+    add_what_to_train(command)
+    command.add_argument("--steps", default="11:20", metavar="A:B", help="watch steps A to B, from 1; default: 11:20")
+    command.add_argument("--tool", choices=("torch", "nsys", "ncu", "range"), default="torch", help="default: torch")
+    command.add_argument("--range", default="step", metavar="NAME", help="ncu: kernels of this range; default: step")
+    command.add_argument("--out", type=Path, help="folder to write; default: profiles/BENCHMARK-PRESET-TIME")
+
+
+def add_what_to_train(command) -> None:
     command.add_argument("benchmark")
     command.add_argument("--preset", default="demo", help="demo (default), closed, or a system such as dgxa100_1x8")
     command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="sets", help="change a value")

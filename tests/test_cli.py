@@ -17,26 +17,18 @@ def call(capsys, *arguments: str) -> tuple[int, str, str]:
     return code, out, err
 
 
+COMMANDS = (
+    "list", "env", "prepare", "run", "campaign", "check", "rcp",
+    "rcp record", "score", "package", "report", "bench", "profile",
+)  # fmt: skip
+
+
 def test_help_names_every_command_and_shows_examples(capsys):
     with pytest.raises(SystemExit) as ended:
         cli.main(["--help"])
     assert ended.value.code == 0
     text = capsys.readouterr().out
-    for command in (
-        "list",
-        "env",
-        "prepare",
-        "run",
-        "campaign",
-        "check",
-        "rcp",
-        "rcp record",
-        "score",
-        "package",
-        "report",
-        "bench",
-        "profile",
-    ):
+    for command in COMMANDS:
         assert f"\n    {command} " in text or f"\n    {command}\n" in text
     assert "mlperf-fast run dlrm --set optimizer.lr=1.0" in text
 

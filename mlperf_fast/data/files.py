@@ -74,3 +74,19 @@ def clear_file_errors(out: Path, last: str = "day") -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             what = f"{out}: the disk is full. Free some space"
         raise UserError(f"{what}. The same command goes on after the last finished {last}") from None
+
+
+def require_own(out: Path, ours: set[str], begun: set[str]) -> None:
+    """UserError if `prepare` can't write to the folder `out` without something being lost.
+
+    ours: names that it writes. begun: those of them without which it wrote nothing there.
+    """
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out} is a file; --out must name a folder that is new or empty")
+    there = {path.name for path in out.iterdir()} if out.exists() else set()
+    foreign = there - ours or (there if not there & begun else set())
+    if foreign:
+        raise UserError(
+            f"{out} holds other files ({', '.join(sorted(foreign)[:5])}); --out must name a folder that is new, empty, "
+            "or left by an interrupted prepare"
+        )

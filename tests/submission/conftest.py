@@ -1,6 +1,10 @@
+import shutil
 from pathlib import Path
 
+import closed_logs
+import filing
 import pytest
+import small_dlrm
 from mlperf_logging.compliance_checker import mlp_compliance
 
 from mlperf_fast.submission import runlog
@@ -78,3 +82,44 @@ def quick_official(monkeypatch):
         return parsed[file.name]
 
     monkeypatch.setattr(mlp_compliance.yaml, "load", once)
+
+
+# --- what `package` takes -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A folder as a campaign leaves it: five small runs of the demo, each in a second."""
+    folder = tmp_path_factory.mktemp("made")
+    return small_dlrm.campaign(folder / "campaign", small_dlrm.write(folder / "small"))
+
+
+@pytest.fixture
+def runs(made, tmp_path):
+    return shutil.copytree(made, tmp_path / "in/runs")
+
+
+@pytest.fixture
+def logs(tmp_path):
+    """Logs of other code, in the closed division."""
+    return closed_logs.folder(tmp_path / "in/logs")
+
+
+@pytest.fixture
+def code(tmp_path):
+    folder = tmp_path / "in/trainer"
+    (folder / "src").mkdir(parents=True)
+    (folder / "README.md").write_text("./run.sh\n")
+    (folder / "src/train.py").write_text("train()\n")
+    (folder / "run.sh").write_text("python src/train.py\n")
+    (folder / "run.sh").chmod(0o755)
+    return folder
+
+
+@pytest.fixture
+def answers(tmp_path):
+    """A file with all answers that the rules want."""
+    path = tmp_path / "in/system.toml"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("".join(f'{field} = "{value}"\n' for field, value in filing.ANSWERS.items()))
+    return path

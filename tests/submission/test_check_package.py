@@ -4,9 +4,11 @@ import contextlib
 import io
 import json
 import logging
+import math
 import os
 import re
 import shutil
+import statistics
 import subprocess
 import sys
 import warnings
@@ -426,21 +428,30 @@ def test_any_folder_is_judged_as_officially(tmp_path, quick_official, data):
 
     Stricter in one thing only: the deadline's bound on the mean, 34.55 epochs, is above today's of 34.31.
     """
+    draw, epochs = data.draw, []
     root = tmp_path / "fuzz"
     shutil.rmtree(root, ignore_errors=True)
     closed_logs.description(root / "systems/petrel.json")
-    draw = data.draw
     for i in range(draw(st.sampled_from([4, 5, 5, 5, 5, 6]))):
+        epochs.append(draw(st.sampled_from([34, 35, 35, 36])))
+        status = draw(st.sampled_from(["success"] * 6 + ["aborted"]))
         closed_logs.write(
             root / f"results/petrel/resnet/result_{i}.txt",
             batch=draw(st.sampled_from([3264] * 20 + [4096])),
-            epochs=draw(st.sampled_from([34, 35, 35, 36])),
+            epochs=epochs[-1],
             seed=draw(st.integers(0, 60)),
-            status=draw(st.sampled_from(["success"] * 6 + ["aborted"])),
+            status=status,
             start_ms=10**12 + i,
         )
+        if status != "success":
+            epochs[-1] = math.inf
     theirs, ours = official(root, tmp_path / "copy"), errors(root)
-    assert set(ours) <= {"rcp/too-fast"} if theirs is True else ours, ours
+    if theirs is not True:
+        assert ours
+    elif statistics.mean(sorted(epochs)[1:-1]) < 34.55:
+        assert ours == ["rcp/too-fast"]
+    else:
+        assert ours == []
 
 
 @FUZZ

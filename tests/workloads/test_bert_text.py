@@ -113,7 +113,7 @@ def test_articles_are_drawn_with_the_files_seed():
 
 @pytest.mark.parametrize(("files", "total"), [(1, 10_000), (15_418, 10_000), (7, 3), (3, 0)])
 def test_the_files_share_of_test_articles(files, total):
-    counts = [text.test_count(i, files, total) for i in range(files)]
+    counts = [text.articles_to_draw(i, files, total) for i in range(files)]
     assert counts == [int((i + 1) * total * 1.0 / files) - int(i * total * 1.0 / files) for i in range(files)]
     assert sum(counts) == total
 

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from mlperf_fast.data.files import append, clear_file_errors, cut, locked, replace_file
+from mlperf_fast.data.files import append, clear_file_errors, cut, locked, replace_file, require_own
 from mlperf_fast.data.order import permutation, random_bits
 from mlperf_fast.errors import UserError
 from mlperf_fast.workloads.bert import pretraining, shards, text
@@ -98,7 +98,7 @@ def prepare(
         raise UserError(f"{out}: --raw and --out name the same folder; choose another --out")
     if not raw.is_dir():
         raise UserError(f"{raw}: there is no such folder. --raw names the folder of the text or the shards")
-    check_out(out)
+    require_own(out, OURS, {WORK, META_FILE})
     wanted = {
         **asdict(settings),
         "raw": source or str(raw),
@@ -112,19 +112,6 @@ def prepare(
         meta = make(raw, out, wanted, settings, shard_sequences, workers, source, progress)
         shutil.rmtree(out / WORK)
     return meta
-
-
-def check_out(out: Path) -> None:
-    """UserError if the output folder can't be one without something being lost."""
-    if out.exists() and not out.is_dir():
-        raise UserError(f"{out} is a file; --out must name a folder that is new or empty")
-    there = {path.name for path in out.iterdir()} if out.exists() else set()
-    foreign = there - OURS or (there if not there & {WORK, META_FILE} else set())
-    if foreign:
-        raise UserError(
-            f"{out} holds other files ({', '.join(sorted(foreign)[:5])}); --out must name a folder that is new, empty, "
-            "or left by an interrupted prepare"
-        )
 
 
 def finished_before(out: Path, wanted: dict[str, Any], progress: Say) -> Meta:

@@ -118,7 +118,7 @@ def split_articles(text: str, count: int, seed: int) -> tuple[str, list[str]]:
     return train, [article for i, article in enumerate(articles) if i in chosen]
 
 
-def test_count(file: int, files: int, total: int) -> int:
+def articles_to_draw(file: int, files: int, total: int) -> int:
     """How many of `total` test articles the file number `file` of `files` gives."""
     return (file + 1) * total // files - file * total // files
 
@@ -159,7 +159,7 @@ def make_text(
     _, segmenter = sentences.english()
     work = out / "files"
     work.mkdir(parents=True, exist_ok=True)
-    jobs = [(i, path, test_count(i, len(paths), test_articles)) for i, path in enumerate(paths)]
+    jobs = [(i, path, articles_to_draw(i, len(paths), test_articles)) for i, path in enumerate(paths)]
     left = [
         job for job in jobs if not (result(work, job[0], "test").exists() and result(work, job[0], "train").exists())
     ]

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from mlperf_fast import _C
-from mlperf_fast.data.files import append, clear_file_errors, cut, locked, replace_file, sync
+from mlperf_fast.data.files import append, clear_file_errors, cut, locked, replace_file, require_own, sync
 from mlperf_fast.data.order import permutation, random_bits
 from mlperf_fast.errors import UserError
 from mlperf_fast.workloads.dlrm.data import (
@@ -101,7 +101,9 @@ def prepare(
         raise UserError("max_index_range must lie in 1 .. 2^31-1, memory_mb must be 1 or more, the seed 0 or more")
     days = find_days(raw)
     settings = {"max_index_range": max_index_range, "seed": seed, "raw": {d.name: d.stat().st_size for d in days}}
-    check_out(raw, out)
+    if out == raw:
+        raise UserError(f"{out}: --raw and --out name the same folder; choose another --out")
+    require_own(out, OURS, {WORK, META_FILE})
     if (out / META_FILE).exists():
         return finished_before(out, settings, progress)
     work = out / WORK
@@ -115,21 +117,6 @@ def prepare(
     if problem := label_problem(TEST_FILE, meta.test_positives, meta.test_samples):
         raise UserError(f"{out}: {problem}")
     return meta
-
-
-def check_out(raw: Path, out: Path) -> None:
-    """UserError if the output folder can't be one without something being lost."""
-    if out == raw:
-        raise UserError(f"{out}: --raw and --out name the same folder; choose another --out")
-    if out.exists() and not out.is_dir():
-        raise UserError(f"{out} is a file; --out must name a folder that is new or empty")
-    there = {path.name for path in out.iterdir()} if out.exists() else set()
-    foreign = there - OURS or (there if not there & {WORK, META_FILE} else set())
-    if foreign:
-        raise UserError(
-            f"{out} holds other files ({', '.join(sorted(foreign)[:5])}); --out must name a folder that is new, empty, "
-            "or left by an interrupted prepare"
-        )
 
 
 def finished_before(out: Path, settings: dict[str, Any], progress: Say) -> Meta:
