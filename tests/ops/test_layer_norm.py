@@ -202,6 +202,14 @@ def test_large_outputs_past_the_caches_are_the_same(backend):
     assert torch.equal(dx, torch.cat([half[1] for half in halves]))
 
 
+@pytest.mark.parametrize("backend", [p for p in backends(OP) if p.values[0] == "triton"], indirect=True)
+def test_the_longest_rows_of_triton(backend):
+    check(backend, inputs(2, 4096, torch.float32), p=0.1)
+    x, gamma, beta, *_ = (t.to(device(backend)) for t in inputs(1, 4097, torch.float32))
+    with pytest.raises(UserError, match="takes rows of up to 4096 elements, found 4097"):
+        layer_norm(x, gamma, beta, backend=backend)
+
+
 @pytest.mark.parametrize("backend", backends(OP), indirect=True)
 def test_more_dimensions_and_an_expanded_gradient(backend):
     x, gamma, beta, bias, residual, _ = (t.to(device(backend)) for t in inputs(12, 40, torch.float32))
