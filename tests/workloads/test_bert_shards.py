@@ -11,8 +11,9 @@ pytest.importorskip("h5py", reason="needs h5py: pip install 'mlperf_fast[bert]'"
 import h5py
 
 from mlperf_fast import _C
+from mlperf_fast.data import tfrecord
 from mlperf_fast.errors import UserError
-from mlperf_fast.workloads.bert import shards, tfrecord
+from mlperf_fast.workloads.bert import shards
 from mlperf_fast.workloads.bert.sequences import Sequences, find_fault, joined, starts_of
 
 WORDS = 30_522

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from mlperf_fast.data import tfrecord
 from mlperf_fast.data.files import replaced
 from mlperf_fast.errors import UserError
-from mlperf_fast.workloads.bert import tfrecord
 from mlperf_fast.workloads.bert.sequences import LONGEST, MOST_MASKED, Sequences, joined, starts_of
 
 # Rows that are read at once: h5py holds Python's lock meanwhile, about 5 ms.
