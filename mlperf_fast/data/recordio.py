@@ -145,7 +145,8 @@ def encoded(payload: bytes) -> bytes:
     """A payload as a record, in several parts where it holds the magic number."""
     words = np.frombuffer(payload, dtype="<u4", count=len(payload) // 4)
     cuts = (4 * np.flatnonzero(words == MAGIC)).tolist()
-    out, at = [], 0
+    out: list[bytes] = []
+    at = 0
     for end in (*cuts, len(payload)):
         last = end == len(payload) and len(out) == len(cuts)
         part = (LAST if last else MIDDLE) if at else (WHOLE if last else FIRST)
