@@ -62,7 +62,7 @@ def count_records(path: Path) -> int:
     return number
 
 
-def masked_crc(data: bytes) -> int:
+def masked_crc(data: bytes | memoryview) -> int:
     crc = _C.crc32c(np.frombuffer(data, np.uint8).ctypes.data, len(data))
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
