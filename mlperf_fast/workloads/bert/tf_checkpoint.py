@@ -20,8 +20,8 @@ from pathlib import Path
 
 import numpy as np
 
+from mlperf_fast.data.tfrecord import masked_crc, parts, varint
 from mlperf_fast.errors import UserError
-from mlperf_fast.workloads.bert.tfrecord import masked_crc, parts, varint
 
 MAGIC = 0xDB4775248B80FB57
 FOOTER = 48  # bytes: two places of at most 20 bytes together with padding, and the magic number
