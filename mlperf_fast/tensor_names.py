@@ -53,12 +53,12 @@ def rnnt() -> list[str]:
     return ["pre_rnn", "post_rnn", "pred_embed", "dec_rnn", "joint_pred", "joint_enc", "joint_net"]
 
 
-def bert() -> list[str]:
-    """398 names, those of the TensorFlow checkpoint that every run starts from."""
+def bert(layers: int = 24) -> list[str]:
+    """398 names, those of the TensorFlow checkpoint that every run starts from; other `layers`: a demo's."""
     norm, dense = ("LayerNorm/gamma", "LayerNorm/beta"), ("dense/kernel", "dense/bias")
     names = [f"bert/embeddings/{kind}_embeddings" for kind in ("word", "position", "token_type")]
     names += [f"bert/embeddings/{part}" for part in norm]
-    for layer in range(24):
+    for layer in range(layers):
         prefix = f"bert/encoder/layer_{layer}/"
         names += [f"{prefix}attention/self/{m}/{p}" for m in ("query", "key", "value") for p in ("kernel", "bias")]
         names += [f"{prefix}attention/output/{part}" for part in dense + norm]
