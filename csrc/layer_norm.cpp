@@ -8,6 +8,7 @@
 #include "common/check.h"
 #include "common/dropout.h"
 #include "common/parallel.h"
+#include "common/rows.h"
 #include "common/simd.h"
 
 namespace {
@@ -17,24 +18,7 @@ constexpr int64_t kGrain = 8 << 10;  // elements that make another thread worth 
 // Rows summed at once. A function of the shape alone: each block has sums of its own, added up in order afterwards.
 int64_t block_rows(int64_t B) { return std::max<int64_t>(64, (B + 255) / 256); }
 
-// Rows are worked on in blocks of kBlock floats, each register of a block with sums of its own: a sum waits for the one
-// before it. What isn't whole blocks of floats goes through padded copies, in which 0 follows the row.
-constexpr int kParts = 4, kBlock = kParts * kLanes;
-int64_t padded(int64_t N) { return (N + kBlock - 1) / kBlock * kBlock; }
-
-// Memory of a thread, at the start of a cache line.
-class Buffer {
-   public:
-    explicit Buffer(int64_t count) : memory_(count + kLineFloats) {}
-    float* data() {
-        const uintptr_t address = reinterpret_cast<uintptr_t>(memory_.data());
-        return reinterpret_cast<float*>((address + kLine - 1) / kLine * kLine);
-    }
-
-   private:
-    std::vector<float> memory_;
-};
-
+// What isn't whole blocks of floats goes through padded copies, in which 0 follows the row.
 inline const float* read(const float* row, float* buffer, int64_t N) {
     if (N % kBlock == 0) return row;
     std::copy(row, row + N, buffer);
@@ -67,13 +51,6 @@ bool streams(const E*, int64_t, int64_t) {
     return false;
 }
 inline void put(float* to, Vec v, bool streamed) { streamed ? stream(to, v) : store(to, v); }
-
-inline float sum(const Vec (&parts)[kParts]) {
-    const Vec all = (parts[0] + parts[1]) + (parts[2] + parts[3]);
-    float total = 0;
-    for (int i = 0; i < kLanes; ++i) total += all[i];
-    return total;
-}
 
 // A [N] vector of the op, padded; absent ones are 0.
 struct Padded {

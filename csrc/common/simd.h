@@ -83,6 +83,32 @@ inline void store_sums(float* to, Vec a, Vec b, Vec c, Vec d) {
 #endif
 }
 
+// The larger and the smaller of each lane; b where either is NaN. One instruction, where a comparison takes two.
+inline float larger(float a, float b) { return a > b ? a : b; }
+inline float smaller(float a, float b) { return a < b ? a : b; }
+inline Vec larger(Vec a, Vec b) {
+#if defined(__AVX512F__)
+    return (Vec)_mm512_max_ps((__m512)a, (__m512)b);
+#elif defined(__AVX__)
+    return (Vec)_mm256_max_ps((__m256)a, (__m256)b);
+#elif defined(__SSE2__)
+    return (Vec)_mm_max_ps((__m128)a, (__m128)b);
+#else
+    return a > b ? a : b;
+#endif
+}
+inline Vec smaller(Vec a, Vec b) {
+#if defined(__AVX512F__)
+    return (Vec)_mm512_min_ps((__m512)a, (__m512)b);
+#elif defined(__AVX__)
+    return (Vec)_mm256_min_ps((__m256)a, (__m256)b);
+#elif defined(__SSE2__)
+    return (Vec)_mm_min_ps((__m128)a, (__m128)b);
+#else
+    return a < b ? a : b;
+#endif
+}
+
 // Interleaves the lanes of two registers: a0 b0 a1 b1 ..., the first half and the second half of that.
 template <size_t... I>
 inline void interleave(Vec& a, Vec& b, std::index_sequence<I...>) {
