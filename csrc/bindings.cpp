@@ -21,6 +21,7 @@
 #include "roc_auc.h"
 #include "sgd.h"
 #include "sgd_momentum.h"
+#include "softmax_cross_entropy.h"
 #include "tensors.h"
 
 namespace py = pybind11;
@@ -66,6 +67,8 @@ PYBIND11_MODULE(MODULE_NAME, m) {
     m.def("mlp_small_bwd", &mlp_small_bwd, Unlocked());
     m.def("sgd", &sgd, Unlocked());
     m.def("sgd_momentum", &sgd_momentum, Unlocked());
+    m.def("softmax_cross_entropy_fwd", &softmax_cross_entropy_fwd, Unlocked());
+    m.def("softmax_cross_entropy_bwd", &softmax_cross_entropy_bwd, Unlocked());
     m.def("read_tensors", &read_tensors);
     m.def("roc_auc", &roc_auc, Unlocked());
     m.def("crc32c", &crc32c, Unlocked());

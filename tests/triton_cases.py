@@ -4,7 +4,7 @@ Which constants a launch takes comes from the kernels' own tile functions.
 """
 
 import torch
-from mlperf_fast.kernels import bias_gelu, dot_interaction, embedding_bag, layer_norm, mlp, sgd
+from mlperf_fast.kernels import bias_gelu, dot_interaction, embedding_bag, layer_norm, mlp, sgd, softmax_cross_entropy
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -108,9 +108,43 @@ def sgd_cases():
         yield f"aligned={aligned}", sgd._sgd_kernel, {**pointers, "count": "i32", "ALIGNED": aligned, **sgd.tile()}
 
 
+def softmax_cross_entropy_cases():
+    # few classes, ImageNet, BERT's vocabulary
+    for V in (5, 1000, 30522):
+        for name in DTYPES:
+            floats = ("scale_ptr", "losses_ptr", "dlosses_ptr")
+            arguments = {
+                **dict.fromkeys(("logits_ptr", "dlogits_ptr"), f"*{name}"),
+                **dict.fromkeys(floats, "*fp32"),
+                "labels_ptr": "*i64",
+                "correct_ptr": "*i1",
+                "errors_ptr": "*i64",
+                "ignore_index": "i32",
+                "label_smoothing": "fp32",
+                "V": sized(V),
+                "GRADIENT": True,
+                **softmax_cross_entropy.tile(V),
+            }
+            for kernel in (
+                softmax_cross_entropy._softmax_cross_entropy_fwd_kernel,
+                softmax_cross_entropy._softmax_cross_entropy_bwd_kernel,
+            ):
+                yield f"{V}-{name}", kernel, arguments
+        evaluation = arguments | {"GRADIENT": False, "labels_ptr": "*i32", "scale_ptr": None}
+        yield f"{V}-{name}-evaluation", softmax_cross_entropy._softmax_cross_entropy_fwd_kernel, evaluation
+
+
 # (kernel, case, arguments)
 CASES = [
     (kernel, name, arguments)
-    for cases in (bias_gelu_cases, dot_interaction_cases, embedding_bag_cases, layer_norm_cases, mlp_cases, sgd_cases)
+    for cases in (
+        bias_gelu_cases,
+        dot_interaction_cases,
+        embedding_bag_cases,
+        layer_norm_cases,
+        mlp_cases,
+        sgd_cases,
+        softmax_cross_entropy_cases,
+    )
     for name, kernel, arguments in cases()
 ]

@@ -19,6 +19,7 @@ from mlperf_fast.ops.mlp import mlp
 from mlperf_fast.ops.roc_auc import roc_auc
 from mlperf_fast.ops.sgd import sgd_
 from mlperf_fast.ops.sgd_momentum import sgd_momentum_
+from mlperf_fast.ops.softmax_cross_entropy import raise_if_bad_labels, softmax_cross_entropy
 
 __all__ = [
     "adam_",
@@ -37,8 +38,10 @@ __all__ = [
     "layer_norm",
     "mlp",
     "raise_if_bad_ids",
+    "raise_if_bad_labels",
     "roc_auc",
     "sgd_",
     "sgd_momentum_",
+    "softmax_cross_entropy",
     "unscale_",
 ]

@@ -17,7 +17,7 @@ if find_spec("triton") is None:
     pytest.skip("triton is not installed", allow_module_level=True)
 
 import budgets
-from mlperf_fast.kernels import bias_gelu, dot_interaction, embedding_bag, layer_norm, mlp, sgd
+from mlperf_fast.kernels import bias_gelu, dot_interaction, embedding_bag, layer_norm, mlp, sgd, softmax_cross_entropy
 from ptxas import MAX_SHARED, row_of
 from triton.runtime.jit import JITFunction
 from triton_cases import CASES
@@ -37,7 +37,10 @@ def test_the_table_has_no_other_kernels():
     assert listed <= compiled, f"not compiled any more: {listed - compiled}; `make ptxas UPDATE=1`"
 
 
-@pytest.mark.parametrize("module", [bias_gelu, dot_interaction, embedding_bag, layer_norm, mlp, sgd])
+MODULES = [bias_gelu, dot_interaction, embedding_bag, layer_norm, mlp, sgd, softmax_cross_entropy]
+
+
+@pytest.mark.parametrize("module", MODULES)
 def test_every_kernel_is_compiled_above_and_says_what_it_costs(module):
     kernels = [f for name, f in vars(module).items() if isinstance(f, JITFunction) and name.endswith("_kernel")]
     compiled = {kernel for kernel, _, _ in CASES}
