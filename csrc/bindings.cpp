@@ -18,6 +18,7 @@
 #include "layer_norm.h"
 #include "memory.h"
 #include "mlp.h"
+#include "resample.h"
 #include "roc_auc.h"
 #include "sgd.h"
 #include "sgd_momentum.h"
@@ -72,6 +73,7 @@ PYBIND11_MODULE(MODULE_NAME, m) {
     m.def("read_tensors", &read_tensors);
     m.def("roc_auc", &roc_auc, Unlocked());
     m.def("crc32c", &crc32c, Unlocked());
+    m.def("resample", &resample, Unlocked());
     m.def("criteo_decode", &criteo_decode, Unlocked());
     m.def("criteo_parse", &criteo_parse, Unlocked());
     m.def("criteo_index", &criteo_index, Unlocked());

@@ -3,6 +3,10 @@
 #include <array>
 #include <cstring>
 
+#ifdef __SSE4_2__
+#include <nmmintrin.h>
+#endif
+
 namespace {
 
 // table[k][b] is what byte b contributes when k more bytes follow it in the same step ("slicing by eight").
@@ -31,9 +35,13 @@ uint32_t crc32c(uintptr_t data, int64_t bytes) {
     for (; bytes >= 8; bytes -= 8, p += 8) {
         uint64_t word;
         std::memcpy(&word, p, 8);  // little-endian, as x86-64 and AArch64 are
+#ifdef __SSE4_2__
+        crc = static_cast<uint32_t>(_mm_crc32_u64(crc, word));
+#else
         word ^= crc;
         crc = 0;
         for (int k = 0; k < 8; ++k) crc ^= table[7 - k][(word >> (8 * k)) & 0xff];
+#endif
     }
     for (; bytes > 0; --bytes, ++p) crc = (crc >> 8) ^ table[0][(crc ^ *p) & 0xff];
     return ~crc;

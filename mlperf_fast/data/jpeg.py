@@ -1,0 +1,148 @@
+"""JPEG bytes to RGB pixels, with Pillow, and a part of them to a network's input.
+
+As the benchmark's reference decodes: the pixels as stored, with no turn that an EXIF tag asks for; greyscale becomes
+RGB by repeating; CMYK is converted. Pillow releases Python's lock while it decodes, so threads decode in parallel.
+"""
+
+import io
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from mlperf_fast import _C
+from mlperf_fast.errors import UserError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+# What Pillow itself takes for an attack; ImageNet's largest has 38 million.
+LARGEST_PIXELS = 89_478_485
+QUALITY = 100  # of what is converted on packing, as the reference's packing does
+COLOURS = {1: "L", 3: "RGB", 4: "CMYK"}
+NO_SOF = {0xC4, 0xC8, 0xCC}  # markers among 0xC0 … 0xCF that begin no frame: tables and an extension
+
+
+class BadImage(ValueError):
+    """Why some bytes are no image that can be trained on. The caller adds which."""
+
+
+class Header(NamedTuple):
+    height: int
+    width: int
+    components: int  # 1 greyscale, 3 colour, 4 CMYK
+
+
+class Box(NamedTuple):
+    """A part of an image in pixels; fractions are allowed in what is resampled, not in what is decoded."""
+
+    top: float
+    left: float
+    height: float
+    width: float
+
+
+def pillow():
+    """Pillow's Image module; UserError where it is missing."""
+    try:
+        import PIL.Image
+    except ImportError:
+        raise UserError("JPEGs need the package Pillow: install it with `pip install 'mlperf_fast[resnet]'`") from None
+    return PIL.Image
+
+
+def header(data: bytes | memoryview) -> Header:
+    """Size and number of colours, from the frame's header alone. BadImage for what is no JPEG."""
+    if bytes(data[:2]) != b"\xff\xd8":
+        raise BadImage(f"no JPEG: it begins with {bytes(data[:8])!r}" if len(data) else "no JPEG: it is empty")
+    at = 2
+    while at + 4 <= len(data):
+        if data[at] != 0xFF:
+            raise BadImage(f"a damaged JPEG: no marker at byte {at:,}")
+        marker = data[at + 1]
+        if marker == 0xFF:  # filling
+            at += 1
+        elif 0xC0 <= marker <= 0xCF and marker not in NO_SOF:
+            frame = bytes(data[at + 5 : at + 10])
+            if len(frame) < 5:
+                break
+            size = Header(frame[0] << 8 | frame[1], frame[2] << 8 | frame[3], frame[4])
+            if not size.height or not size.width or size.components not in COLOURS:
+                raise BadImage(f"a damaged JPEG: {size.height} x {size.width} pixels of {size.components} colours")
+            if size.height * size.width > LARGEST_PIXELS:
+                raise BadImage(
+                    f"{size.height:,} x {size.width:,} pixels, more than the {LARGEST_PIXELS:,} that are decoded"
+                )
+            return size
+        else:
+            at += 2 + (data[at + 2] << 8 | data[at + 3])
+    raise BadImage("a truncated JPEG: it ends before its size is said")
+
+
+def decode(data: bytes | memoryview) -> "Image":
+    """All pixels, in mode RGB. BadImage for what can't be decoded whole."""
+    header(data)
+    image_module = pillow()
+    try:
+        image = image_module.open(io.BytesIO(data), formats=("JPEG",))
+        image.load()
+        return image if image.mode == "RGB" else image.convert("RGB")
+    except (OSError, SyntaxError, ValueError, image_module.DecompressionBombError) as error:
+        raise BadImage(f"a damaged JPEG: {error}") from None
+
+
+def resized(
+    data: bytes | memoryview, window: tuple[int, int, int, int], box: Box, mirror: bool, out: np.ndarray,
+    antialias: bool = False, mean: tuple[float, ...] = (0, 0, 0), std: tuple[float, ...] = (1, 1, 1),
+) -> None:  # fmt: skip
+    """Decodes and fills `out`, uint8 or float32 [height, width, 3], by `csrc/resample.h`'s rule.
+
+    window: top, left, height, width of the image's pixels that count. box: the part of the window that is resized.
+    """
+    top, left, height, width = window
+    image = decode(data)
+    if (height, width) != (image.height, image.width):
+        image = image.crop((left, top, left + width, top + height))
+    resample(np.asarray(image), box, mirror, out, antialias, mean, std)
+
+
+def resample(
+    pixels: np.ndarray, box: Box, mirror: bool, out: np.ndarray, antialias: bool = False,
+    mean: tuple[float, ...] = (0, 0, 0), std: tuple[float, ...] = (1, 1, 1),
+) -> None:  # fmt: skip
+    """`csrc/resample.h`, checked: pixels uint8 [h, w, 3], out uint8 or float32 [h', w', 3], both contiguous."""
+    for name, array in (("pixels", pixels), ("out", out)):
+        if array.ndim != 3 or array.shape[2] != 3 or not array.flags.c_contiguous:
+            raise ValueError(f"{name} must be contiguous [height, width, 3], not {array.shape}")
+    if pixels.dtype != np.uint8 or out.dtype not in (np.uint8, np.float32):
+        raise ValueError(f"pixels must be uint8 and out uint8 or float32, not {pixels.dtype} and {out.dtype}")
+    _C.resample(
+        pixels.ctypes.data, pixels.shape[0], pixels.shape[1], pixels.strides[0], *box, antialias, mirror,
+        int(out.dtype == np.float32), *mean, *(1 / value for value in std), out.shape[0], out.shape[1],
+        out.ctypes.data,
+    )  # fmt: skip
+
+
+def packed(data: bytes) -> tuple[bytes, Header]:
+    """An image file as the reference packs it: a JPEG's own bytes; CMYK and PNG become RGB JPEG of quality 100.
+
+    It is decoded whole, to know that it can be. BadImage for other formats and for what can't be decoded.
+    """
+    if not data.startswith(b"\x89PNG\r\n\x1a\n"):
+        size = header(data)
+        image = decode(data)
+        return (data, size) if size.components != 4 else encoded(image)
+    image_module = pillow()
+    try:
+        image = image_module.open(io.BytesIO(data), formats=("PNG",))
+        if image.height * image.width > LARGEST_PIXELS:
+            raise BadImage(f"{image.height:,} x {image.width:,} pixels, more than the {LARGEST_PIXELS:,} decoded")
+        return encoded(image.convert("RGB"))
+    except (OSError, SyntaxError, image_module.DecompressionBombError) as error:
+        raise BadImage(f"a damaged PNG: {error}") from None
+
+
+def encoded(image: "Image", quality: int = QUALITY) -> tuple[bytes, Header]:
+    """An RGB image as JPEG."""
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=quality)
+    return buffer.getvalue(), Header(image.height, image.width, 3)
