@@ -112,7 +112,7 @@ def weights(size, begin, length, out, antialias):
 def reference(pixels, box, mirror, size, antialias):
     down = weights(pixels.shape[0], box.top, box.height, size[0], antialias)
     along = weights(pixels.shape[1], box.left, box.width, size[1], antialias)
-    values = np.einsum("yh,xw,hwc->yxc", down, along, pixels.astype(np.float64))
+    values = np.einsum("yh,xw,hwc->yxc", down, along, pixels.astype(np.float64), optimize=True)
     return values[:, ::-1] if mirror else values
 
 
