@@ -70,6 +70,9 @@ def test_titles_documents_and_empty_lines_go():
         # NLTK 3.4.5's own cuts, which later releases and the package's own splitter make otherwise.
         ("They differed on suffrage, but were supportive. .", ["They differed on suffrage, but were supportive.", "."]),
         ('the song " Channel Zero ? ! "', ['the song " Channel Zero ?', '! "']),
+        ("Made in the U.S. It’s good.", ["Made in the U.S. It’s good."]),
+        ("Made in the U.S. It's good.", ["Made in the U.S.", "It's good."]),
+        ("The story “Plan B. It” is new.", ["The story “Plan B. It” is new."]),
         ("", []),
         ("\n", []),
         ("  \n", []),
