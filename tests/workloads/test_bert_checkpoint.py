@@ -1,5 +1,6 @@
 """BERT's initial weights: from TensorFlow's and PyTorch's files to ours, and what is said of wrong ones."""
 
+import hashlib
 import math
 import os
 import random
@@ -21,6 +22,7 @@ import safetensors.torch
 
 from mlperf_fast import tensor_names
 from mlperf_fast.errors import UserError
+from mlperf_fast.workloads.bert import checkpoint
 from mlperf_fast.workloads.bert.checkpoint import convert, load, reference_names, save, shapes, torch_name
 
 LAYERS, HIDDEN, WORDS_COUNT = 2, 8, 24
@@ -110,7 +112,20 @@ def test_a_tensorflow_checkpoint(tmp_path, named, slots):
     tf_bundle.write(tmp_path / "tf1_ckpt" / "model.ckpt-28252", reference(weights, slots), compression=1, shards=2)
     said = check_converted(tmp_path / "tf1_ckpt" / named, tmp_path / "out.safetensors", weights)
     count = sum(math.prod(shape) for shape in SMALL.values())
-    assert f"{count:,} weights in {len(SMALL)} tensors" in said[-1]
+    assert f"{count:,} weights in {len(SMALL)} tensors" in said[0]
+    assert said[1:] == ["checkpoint: not the benchmark's, which a closed run needs"]
+
+
+def test_the_benchmarks_own_checkpoint_is_known_by_its_index(tmp_path, monkeypatch):
+    tf_bundle.write(tmp_path / "m", reference(random_weights()))
+    md5 = hashlib.md5((tmp_path / "m.index").read_bytes()).hexdigest()
+    monkeypatch.setattr(checkpoint, "BENCHMARK_INDEX_MD5", md5)
+    said = []
+    assert convert(tmp_path / "m", tmp_path / "out.safetensors", SMALL, said.append) is True
+    assert said[1:] == ["checkpoint: the benchmark's own"]
+    torch.save(random_weights(), tmp_path / "m.pt")
+    assert convert(tmp_path / "m.pt", tmp_path / "out.safetensors", SMALL, said.append) is False
+    assert "only the TensorFlow form has a published checksum" in said[-1]
 
 
 def with_change(**changes):

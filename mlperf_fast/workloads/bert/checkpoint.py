@@ -8,6 +8,7 @@ What belongs to the optimizer is left out: in the reference, too, its moments an
 Source: mlcommons/training, bert, README.md and run_pretraining.py; NVIDIA's modeling.py for what is padded and tied.
 """
 
+import hashlib
 import json
 import re
 import struct
@@ -38,6 +39,8 @@ NO_WEIGHT = "bert.embeddings.position_ids"  # 0, 1, 2 …, as older Hugging Face
 OPTIMIZER = {
     "LAMB", "LAMB_1", "adam_m", "adam_v", "beta1_power", "beta2_power", "global_step", "GradientAccumulator"
 }  # fmt: skip
+# Of the benchmark's model.ckpt-28252.index. It holds the checksum of every tensor, so it stands for all 4 GB.
+BENCHMARK_INDEX_MD5 = "f97de3ae180eb8d479555c939d50d048"
 OBJECT_BASED = ".ATTRIBUTES/VARIABLE_VALUE"
 PARTS = {"kernel": "weight", "gamma": "weight", "beta": "bias", "output_weights": "weight", "output_bias": "bias"}
 
@@ -88,23 +91,34 @@ def shapes(
 # From others' checkpoints ---------------------------------------------------------------------------------------------
 
 
-def convert(source: Path, out_file: Path, expected: Shapes, progress: Say) -> None:
-    """Writes the checkpoint `source` as a file that `load` reads. UserError says why it can't be this model's.
+def convert(source: Path, out_file: Path, expected: Shapes, progress: Say) -> bool:
+    """Writes the checkpoint `source` as a file that `load` reads; whether it is known to be the benchmark's own.
+
+    UserError says why it can't be this model's, or what is damaged.
 
     source: a TensorFlow checkpoint's name, one of its files or the folder with them; or a file of torch.save or of
     safetensors. A kill at any moment leaves the old file, if any, or the new one whole.
     """
     source = only_checkpoint(source)
     prefix = tf_checkpoint.prefix_of(source)
-    if prefix.with_name(prefix.name + ".index").exists():
+    index, benchmarks = prefix.with_name(prefix.name + ".index"), False
+    if index.exists():
         tensors = read_tf(prefix, expected)
+        benchmarks = hashlib.md5(index.read_bytes()).hexdigest() == BENCHMARK_INDEX_MD5
     elif source.exists():
         tensors = read_pytorch(source, expected, progress)
     else:
-        raise UserError(f"{source}: there is no such file, and no TensorFlow checkpoint {prefix.name}.index")
+        raise UserError(f"{source}: there is no such file, and no TensorFlow checkpoint {index.name}")
     save(out_file, tensors, str(source))
     count = sum(tensor.numel() for tensor in tensors.values())
     progress(f"{source.name}: {count:,} weights in {len(tensors)} tensors, now in {out_file}")
+    if benchmarks:
+        progress("checkpoint: the benchmark's own")
+    elif index.exists():
+        progress("checkpoint: not the benchmark's, which a closed run needs")
+    else:
+        progress("checkpoint: of the benchmark's, only the TensorFlow form has a published checksum to be known by")
+    return benchmarks
 
 
 def only_checkpoint(source: Path) -> Path:
