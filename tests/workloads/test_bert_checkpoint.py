@@ -306,7 +306,15 @@ def test_a_pickle_is_not_executed(tmp_path, monkeypatch):
 def test_damaged_pytorch_files(tmp_path, zipped):
     torch.save(random_weights(), tmp_path / "whole.pt", _use_new_zipfile_serialization=zipped)
     whole = (tmp_path / "whole.pt").read_bytes()
-    for content in (b"", b"PK\x03\x04", b"\x80", os.urandom(500), whole[:100], whole[:-100], whole[100:]):
+    for content in (
+        b"",
+        b"PK\x03\x04",
+        b"\x80",
+        random.Random(0).randbytes(500),
+        whole[:100],
+        whole[:-100],
+        whole[100:],
+    ):
         (tmp_path / "m.pt").write_bytes(content)
         assert "can't be read: a file of torch.save" in refusal(tmp_path / "m.pt", tmp_path)
 
@@ -448,7 +456,7 @@ def test_a_full_disk_leaves_no_file(tmp_path):
             sys.exit(str(error))
     """
     run = subprocess.run(child(code, tmp_path, *MEDIUM), capture_output=True, text=True)
-    assert run.stderr == f"{tmp_path}/out.safetensors can't be written: File too large\n"
+    assert run.stderr.splitlines()[-1] == f"{tmp_path}/out.safetensors can't be written: File too large"
     assert run.returncode == 1
     assert [path.name for path in tmp_path.iterdir()] == ["m.pt"]
 
