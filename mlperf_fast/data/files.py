@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -50,6 +51,15 @@ def sync(path: Path) -> None:
     if path.exists():
         with open(path, "rb") as file:
             os.fsync(file.fileno())
+
+
+def checksum(path: Path) -> str:
+    """The sha256 of a file's content."""
+    with open(path, "rb") as file:
+        digest = hashlib.sha256()
+        while data := file.read(1 << 20):
+            digest.update(data)
+    return digest.hexdigest()
 
 
 @contextmanager

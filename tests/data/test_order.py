@@ -3,7 +3,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from mlperf_fast.data.order import batch_count, batch_order, permutation, random_bits
+from mlperf_fast.data.order import batch_count, batch_order, permutation, random_bits, sample_bits
 
 
 @pytest.mark.parametrize("n", [0, 1, 2, 1000])
@@ -38,3 +38,27 @@ def test_streams_of_different_keys_differ():
 @pytest.mark.parametrize(("samples", "batch", "count"), [(1, 1, 1), (10, 5, 2), (11, 5, 3), (4195197692, 55296, 75869)])
 def test_batch_count_includes_the_short_batch(samples, batch, count):
     assert batch_count(samples, batch) == count
+
+
+def test_a_samples_bits_depend_on_its_number_and_the_key_alone():
+    numbers = np.array([5, 0, 2**40, 5])
+    bits = sample_bits(numbers, 7, 3, 1)
+    assert np.array_equal(bits[0], bits[3])
+    assert np.array_equal(sample_bits(numbers[1:2], 7, 3, 1)[0], bits[1])
+    assert np.array_equal(sample_bits(numbers, 3, 3, 1), bits[:, :3])
+    assert len(np.unique(np.concatenate([bits[:3], sample_bits(numbers[:3], 7, 3, 2)]))) == 42
+    # These figures must never change: a run that resumes relies on them.
+    assert sample_bits(np.arange(2), 2, 2022).tolist() == [
+        [399986885208248985, 9828007616406951357],
+        [14981338303803855447, 18265677740489272945],
+    ]
+
+
+def test_sample_bits_are_uniform_across_samples_draws_and_bits():
+    bits = sample_bits(np.arange(20_000), 4, 1)
+    for shift in (0, 31, 59):
+        counts = np.bincount((bits >> np.uint64(shift)).reshape(-1).astype(np.int64) & 15, minlength=16)
+        assert ((counts - 5000) ** 2 / 5000).sum() < 45, "chi-square of 15 degrees of freedom"
+    unit = bits / 2.0**64
+    assert np.abs(np.corrcoef(unit.T) - np.eye(4)).max() < 0.03
+    assert abs(np.corrcoef(unit[:-1, 0], unit[1:, 0])[0, 1]) < 0.03

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from mlperf_fast.data.files import append, clear_file_errors, cut, locked, replace_file, require_own
+from mlperf_fast.data.files import append, checksum, clear_file_errors, cut, locked, replace_file, require_own
 from mlperf_fast.data.order import permutation, random_bits
 from mlperf_fast.errors import UserError
 from mlperf_fast.workloads.bert import pretraining, shards, text
@@ -34,7 +34,6 @@ from mlperf_fast.workloads.bert.verify import (
     META_FILE,
     TRAIN,
     Meta,
-    checksum,
     describe,
     inspect,
     read_meta,

@@ -1,6 +1,5 @@
 """What a data set of sequences holds, written down in meta.json, and the check of it by content."""
 
-import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -10,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from mlperf_fast.data.files import replace_file
+from mlperf_fast.data.files import checksum, replace_file
+from mlperf_fast.data.order import mixed
 from mlperf_fast.errors import UserError
 from mlperf_fast.workloads.bert import shards
 from mlperf_fast.workloads.bert.sequences import LONGEST, MOST_MASKED, Sequences, find_fault
@@ -199,21 +199,6 @@ def fingerprints(s: Sequences) -> np.ndarray:
         key = values.astype(np.uint16).astype(np.uint64) << np.uint64(32) | place << np.uint64(8) | np.uint64(salt)
         out += np.add.reduceat(mixed(key), starts[:-1])
     return mixed(out)
-
-
-def mixed(x: np.ndarray) -> np.ndarray:
-    """SplitMix64's finalizer: each bit of the result depends on each bit of x, uint64."""
-    x = (x ^ x >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ x >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
-    return x ^ x >> np.uint64(31)
-
-
-def checksum(path: Path) -> str:
-    with open(path, "rb") as file:
-        digest = hashlib.sha256()
-        while data := file.read(1 << 20):
-            digest.update(data)
-    return digest.hexdigest()
 
 
 def describe(part: str, report: Report, longest: int) -> str:
