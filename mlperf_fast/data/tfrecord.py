@@ -63,8 +63,13 @@ def count_records(path: Path) -> int:
 
 
 def masked_crc(data: bytes | memoryview) -> int:
-    crc = _C.crc32c(np.frombuffer(data, np.uint8).ctypes.data, len(data))
-    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+    value = crc(data)
+    return ((value >> 15 | value << 17) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+def crc(data: bytes | memoryview) -> int:
+    """CRC-32C."""
+    return _C.crc32c(np.frombuffer(data, np.uint8).ctypes.data, len(data))
 
 
 def example(payload: bytes) -> dict[str, Any]:
