@@ -23,14 +23,14 @@ constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr int64_t kChunk = 1024;
 
 // `count` logits as floats, whole blocks of them: -inf follows.
-inline const float* read(const float* from, float* buffer, int64_t count) {
+inline const float* as_floats(const float* from, float* buffer, int64_t count) {
     if (count % kBlock == 0) return from;
     std::copy(from, from + count, buffer);
     std::fill(buffer + count, buffer + padded(count), -kInfinity);
     return buffer;
 }
 template <class E>
-const float* read(const E* from, float* buffer, int64_t count) {
+const float* as_floats(const E* from, float* buffer, int64_t count) {
     convert(buffer, from, count);
     std::fill(buffer + count, buffer + padded(count), -kInfinity);
     return buffer;
@@ -100,7 +100,7 @@ class Rows {
         for (int64_t c = 0; c < chunks; ++c) {
             const int64_t at = c * kChunk, count = std::min(kChunk, V_ - at);
             float* e = e_.data() + (kGradient ? at : 0);
-            const float* logits = read(x + at, e, count);
+            const float* logits = as_floats(x + at, e, count);
             const float top = largest_[c] = largest(logits, padded(count));
             // A chunk of -inf alone counts as nothing; a row of it becomes NaN below, as a largest +inf does here.
             store(sums_.data() + c * kLanes,

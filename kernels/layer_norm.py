@@ -35,6 +35,17 @@ def _sum_of_rows(
 
 
 @triton.jit
+def mean_and_rstd(h, mask, N, eps):
+    """Of each row of a tile: the mean, and 1 / sqrt(variance + eps)."""
+    # The mean is rounded, and its error would count as variance: both are corrected by the mean difference.
+    mean = tl.sum(h, 1) / N
+    d = tl.where(mask, h - mean[:, None], 0.0)
+    shift = tl.sum(d, 1) / N
+    variance = tl.sum(d * d, 1) / N - shift * shift
+    return mean + shift, 1.0 / tl.sqrt(tl.where(variance < 0, 0.0, variance) + eps)
+
+
+@triton.jit
 def _layer_norm_fwd_kernel(
     x_ptr, bias_ptr, residual_ptr, gamma_ptr, beta_ptr, y_ptr, mean_ptr, rstd_ptr, state_ptr, site, threshold, scale,
     eps, B, N, ROWS: tl.constexpr, BLOCK_N: tl.constexpr,
@@ -47,13 +58,7 @@ def _layer_norm_fwd_kernel(
     h, _ = _sum_of_rows(
         x_ptr, bias_ptr, residual_ptr, state_ptr, site, threshold, scale, rows, cols, mask, at, ROWS, BLOCK_N
     )
-    # The mean is rounded, and its error would count as variance: both are corrected by the mean difference.
-    mean = tl.sum(h, 1) / N
-    d = tl.where(mask, h - mean[:, None], 0.0)
-    shift = tl.sum(d, 1) / N
-    variance = tl.sum(d * d, 1) / N - shift * shift
-    mean += shift
-    rstd = 1.0 / tl.sqrt(tl.where(variance < 0, 0.0, variance) + eps)
+    mean, rstd = mean_and_rstd(h, mask, N, eps)
     tl.store(mean_ptr + rows, mean, mask=rows < B)
     tl.store(rstd_ptr + rows, rstd, mask=rows < B)
     gamma = tl.load(gamma_ptr + cols, mask=cols < N, other=0.0)
@@ -112,22 +117,22 @@ def tile(N: int) -> dict[str, int]:
     return {"ROWS": ROWS, "BLOCK_N": BLOCK_N, "num_warps": warps, "maxnreg": 255, "enable_fp_fusion": True}
 
 
-def _dropout(state: Tensor | None, site: int, threshold: int) -> tuple[Tensor | None, int, int, float]:
+def dropout_arguments(state: Tensor | None, site: int, threshold: int) -> tuple[Tensor | None, int, int, float]:
     """Absent where nothing is dropped, so that no bits are drawn."""
     return state if threshold else None, site, threshold, 65536 / (65536 - threshold)
 
 
-def _tile_of(x: Tensor) -> dict[str, int]:
-    if x.shape[1] > MAX_COLS:
-        raise UserError(f"layer_norm: backend triton takes rows of up to {MAX_COLS} elements, found {x.shape[1]}")
-    return tile(x.shape[1])
+def tile_of(op: str, N: int) -> dict[str, int]:
+    if N > MAX_COLS:
+        raise UserError(f"{op}: backend triton takes rows of up to {MAX_COLS} elements, found {N}")
+    return tile(N)
 
 
 def layer_norm_fwd(x, bias, residual, gamma, beta, y, mean, rstd, eps, state, site, threshold) -> None:
     """x, residual, y [B, N] of one dtype; bias, gamma, beta [N], mean, rstd [B] float32; bias, residual may be None."""
-    (B, N), sizes = x.shape, _tile_of(x)
+    (B, N), sizes = x.shape, tile_of("layer_norm", x.shape[1])
     if B > 0:
-        dropout = _dropout(state, site, threshold)
+        dropout = dropout_arguments(state, site, threshold)
         _layer_norm_fwd_kernel[(triton.cdiv(B, sizes["ROWS"]),)](
             x, bias, residual, gamma, beta, y, mean, rstd, *dropout, eps, B, N, **sizes
         )
@@ -138,7 +143,7 @@ def layer_norm_bwd(x, bias, residual, gamma, mean, rstd, dy, dx, dresidual, sums
 
     Each program has sums of its own, added up afterwards: the same bits in every run.
     """
-    (B, N), sizes = x.shape, _tile_of(x)
+    (B, N), sizes = x.shape, tile_of("layer_norm", x.shape[1])
     if B == 0:
         sums.zero_()
         return
@@ -146,7 +151,7 @@ def layer_norm_bwd(x, bias, residual, gamma, mean, rstd, dy, dx, dresidual, sums
     programs = triton.cdiv(triton.cdiv(B, sizes["ROWS"]), steps)
     partial = torch.empty(programs, 3, N, dtype=torch.float32, device=x.device)
     _layer_norm_bwd_kernel[(programs,)](
-        x, bias, residual, gamma, mean, rstd, dy, dx, dresidual, partial, *_dropout(state, site, threshold), B, N,
-        steps, **sizes,
+        x, bias, residual, gamma, mean, rstd, dy, dx, dresidual, partial, *dropout_arguments(state, site, threshold),
+        B, N, steps, **sizes,
     )  # fmt: skip
     torch.sum(partial, 0, out=sums)
