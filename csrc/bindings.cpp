@@ -12,6 +12,7 @@
 #include "dot_interaction.h"
 #include "ema.h"
 #include "embedding_bag.h"
+#include "embedding_layer_norm.h"
 #include "grad_norm.h"
 #include "lamb.h"
 #include "lars.h"
@@ -49,6 +50,9 @@ PYBIND11_MODULE(MODULE_NAME, m) {
     m.def("embedding_bag_fwd", &embedding_bag_fwd, Unlocked());
     m.def("embedding_bag_bwd_sgd", &embedding_bag_bwd_sgd, Unlocked());
     m.def("embedding_bag_bwd_rowwise_adagrad", &embedding_bag_bwd_rowwise_adagrad, Unlocked());
+    m.def("embedding_layer_norm_fwd", &embedding_layer_norm_fwd, Unlocked());
+    m.def("embedding_layer_norm_bwd", &embedding_layer_norm_bwd, Unlocked());
+    m.def("embedding_layer_norm_table", &embedding_layer_norm_table, Unlocked());
     m.def("dot_interaction_fwd", &dot_interaction_fwd, Unlocked());
     m.def("dot_interaction_bwd", &dot_interaction_bwd, Unlocked());
     m.def("grad_norm", &grad_norm, Unlocked());

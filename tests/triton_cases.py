@@ -4,7 +4,16 @@ Which constants a launch takes comes from the kernels' own tile functions.
 """
 
 import torch
-from mlperf_fast.kernels import bias_gelu, dot_interaction, embedding_bag, layer_norm, mlp, sgd, softmax_cross_entropy
+from mlperf_fast.kernels import (
+    bias_gelu,
+    dot_interaction,
+    embedding_bag,
+    embedding_layer_norm,
+    layer_norm,
+    mlp,
+    sgd,
+    softmax_cross_entropy,
+)
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -67,6 +76,30 @@ def embedding_bag_cases():
                 yield f"{D}-{kind}", kernel, {**arguments, **embedding_bag.bag_tile(D)}
             keys_tile = {"BAGS": embedding_bag.KEYS_BAGS, **embedding_bag.OPTIONS}
             yield f"{D}-{kind}", embedding_bag._embedding_bag_keys_kernel, {**arguments, **keys_tile}
+
+
+def embedding_layer_norm_cases():
+    for H in (40, 1024):  # several tokens a program, BERT-large
+        for name in DTYPES if H == 1024 else ("fp32", "bf16"):
+            for kind, state in (("dropout", "*i64"), ("plain", None))[: 2 if H == 1024 else 1]:
+                stored = ("word_ptr", "position_ptr", "segment_ptr", "y_ptr", "dy_ptr")
+                floats = ("gamma_ptr", "beta_ptr", "mean_ptr", "rstd_ptr", "dsum_ptr", "sums_ptr")
+                arguments = {
+                    **dict.fromkeys(("ids_ptr", "positions_ptr", "segments_ptr"), "*i32"),
+                    **dict.fromkeys(stored, f"*{name}"),
+                    **dict.fromkeys(floats, "*fp32"),
+                    "errors_ptr": "*i64",
+                    "state_ptr": state,
+                    **dict.fromkeys(("site", "threshold", "V", "P", "S", "T", "STEPS"), "i32"),
+                    **dict.fromkeys(("scale", "eps"), "fp32"),
+                    "H": sized(H),
+                    **layer_norm.tile(H),
+                }
+                for kernel in (
+                    embedding_layer_norm._embedding_layer_norm_fwd_kernel,
+                    embedding_layer_norm._embedding_layer_norm_bwd_kernel,
+                ):
+                    yield f"{H}-{name}-{kind}", kernel, arguments
 
 
 def layer_norm_cases():
@@ -141,6 +174,7 @@ CASES = [
         bias_gelu_cases,
         dot_interaction_cases,
         embedding_bag_cases,
+        embedding_layer_norm_cases,
         layer_norm_cases,
         mlp_cases,
         sgd_cases,

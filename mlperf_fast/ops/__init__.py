@@ -11,6 +11,7 @@ from mlperf_fast.ops.embedding_bag import (
     embedding_bag_sgd_,
     raise_if_bad_ids,
 )
+from mlperf_fast.ops.embedding_layer_norm import embedding_layer_norm, raise_if_bad_tokens
 from mlperf_fast.ops.grad_norm import grad_norm, unscale_
 from mlperf_fast.ops.lamb import lamb_, lamb_apply_, lamb_moments_
 from mlperf_fast.ops.lars import lars_
@@ -30,6 +31,7 @@ __all__ = [
     "embedding_bag",
     "embedding_bag_rowwise_adagrad_",
     "embedding_bag_sgd_",
+    "embedding_layer_norm",
     "grad_norm",
     "lamb_",
     "lamb_apply_",
@@ -39,6 +41,7 @@ __all__ = [
     "mlp",
     "raise_if_bad_ids",
     "raise_if_bad_labels",
+    "raise_if_bad_tokens",
     "roc_auc",
     "sgd_",
     "sgd_momentum_",

@@ -17,7 +17,16 @@ if find_spec("triton") is None:
     pytest.skip("triton is not installed", allow_module_level=True)
 
 import budgets
-from mlperf_fast.kernels import bias_gelu, dot_interaction, embedding_bag, layer_norm, mlp, sgd, softmax_cross_entropy
+from mlperf_fast.kernels import (
+    bias_gelu,
+    dot_interaction,
+    embedding_bag,
+    embedding_layer_norm,
+    layer_norm,
+    mlp,
+    sgd,
+    softmax_cross_entropy,
+)
 from ptxas import MAX_SHARED, row_of
 from triton.runtime.jit import JITFunction
 from triton_cases import CASES
@@ -37,7 +46,16 @@ def test_the_table_has_no_other_kernels():
     assert listed <= compiled, f"not compiled any more: {listed - compiled}; `make ptxas UPDATE=1`"
 
 
-MODULES = [bias_gelu, dot_interaction, embedding_bag, layer_norm, mlp, sgd, softmax_cross_entropy]
+MODULES = [
+    bias_gelu,
+    dot_interaction,
+    embedding_bag,
+    embedding_layer_norm,
+    layer_norm,
+    mlp,
+    sgd,
+    softmax_cross_entropy,
+]
 
 
 @pytest.mark.parametrize("module", MODULES)

@@ -14,6 +14,7 @@ ABSENT = {
     ("cuda", "roc_auc"): "as for triton",
     ("cuda", "bias_gelu"): "as for layer_norm",
     ("cuda", "layer_norm"): "Triton reads each row once, which is all there is to gain",
+    ("cuda", "embedding_layer_norm"): "as for layer_norm",
     ("cuda", "softmax_cross_entropy"): "as for layer_norm: each logit comes from memory once",
     ("cuda", "mlp"): "cuBLAS's products, and one pass that Triton does",
     ("triton", "grad_norm"): "one reduction over tensors of several dtypes: CUDA C++'s",
