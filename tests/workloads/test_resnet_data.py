@@ -11,7 +11,7 @@ pytest.importorskip("PIL", reason="needs Pillow: pip install 'mlperf_fast[resnet
 import resnet_images
 
 from mlperf_fast.data import dali as dali_package
-from mlperf_fast.data import jpeg
+from mlperf_fast.data import jpeg, recordio
 from mlperf_fast.errors import UserError
 from mlperf_fast.workloads.resnet import augment, data
 from mlperf_fast.workloads.resnet.augment import Form
@@ -265,6 +265,44 @@ def test_both_readers_give_the_same_images(photos, dtype, antialias):
         # DALI's antialiasing cuts its triangle at the decoded window, ours where the image ends.
         assert difference.mean() < (0.3 if antialias else 0.1)
         assert difference.max() < (12 if antialias else 2.1)
+
+
+ODD = {
+    "one pixel": resnet_images.jpeg(9, 1, 1),
+    "one row": resnet_images.jpeg(9, 1, 300),
+    "one column": resnet_images.jpeg(9, 200, 1),
+    "grey": resnet_images.jpeg(40, mode="L"),
+    "CMYK": resnet_images.jpeg(9, mode="CMYK", quality=100),
+    "progressive": resnet_images.jpeg(9, progressive=True),
+    "lies on its side": resnet_images.jpeg(
+        9, 40, 90, exif=b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0"
+    ),
+    "holds RecordIO's magic number": (
+        lambda data: data[:2] + b"\xff\xfe\x00\x20--" + b"\x0a\x23\xd7\xce" * 7 + data[2:]
+    )(resnet_images.textured(3, 64, 80)),
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+@pytest.mark.parametrize("reader", READERS)
+def test_odd_images_of_packed_files(tmp_path, name, reader):
+    """RecordIO in which every image is odd, as packed elsewhere: nothing was converted."""
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    count = 6
+    for part, first in (("train", 0), ("val", count)):
+        tail = [bytes([first + i]) for i in range(count)]  # behind the image's end: no two are equal
+        images = [(i, i % 2, ODD[name] + tail[i]) for i in range(count)]
+        recordio.write(raw / f"{part}.rec", raw / f"{part}.idx", images)
+    meta = prepare(raw, tmp_path / "out")
+    form = Form(size=16, resize=20, dtype="uint8")
+    batches = train(tmp_path / "out", meta, form, reader=reader, batch_size=3, steps=6)
+    batches += [batch for batch, _ in evaluation(tmp_path / "out", meta, form, reader=reader, batch_size=2)]
+    plan = augment.eval_plan(np.arange(1), *np.array(jpeg.header(ODD[name])[:2])[:, None], form, 1)
+    wanted = np.empty((16, 16, 3), np.uint8)
+    jpeg.resized(ODD[name], plan.windows[0].tolist(), jpeg.Box(*plan.boxes[0]), False, wanted)
+    for image in batches[-1].images.numpy():
+        assert np.abs(image.astype(int) - wanted).max() <= 3
 
 
 def test_float_images_are_normalised_ones(photos):

@@ -9,6 +9,7 @@ Order, crops and flips are drawn here (augment.py), so the readers give the same
 
 import os
 from collections.abc import Iterator
+from itertools import repeat
 from pathlib import Path
 from typing import NamedTuple
 
@@ -56,7 +57,7 @@ def train_batches(
     """This rank's batches of the steps `start_step` … `steps` - 1, of `batch_size` images over all ranks.
 
     threads: that decode; by default one for each core that this process may use. Use it in a `with` block. UserError,
-    where its batch would have come, names a bad image. Nothing is opened before the first batch is asked for.
+    where its batch would have come, names a bad image. Files are opened by this call, not before.
     """
     if batch_size < 1 or batch_size % world:
         raise UserError(f"batch size {batch_size} must be a positive multiple of the {world} processes")
@@ -74,7 +75,7 @@ def train_batches(
 
     def batches() -> Iterator[Batch]:
         if reader == "synthetic":
-            yield from [synthetic(meta.classes, form, local, seed)] * left
+            yield from repeat(synthetic(meta.classes, form, local, seed), left)
         else:
             images = Images(Path(folder), meta, TRAIN)
             for batch, _ in read(reader, images, plans(images), form, local, threads, torch.device(device)):
