@@ -1,5 +1,6 @@
 """Batches: every image once an epoch, the same at any start and on any number of ranks, and equal by any reader."""
 
+import os
 from collections import Counter
 
 import numpy as np
@@ -13,7 +14,7 @@ import resnet_images
 from mlperf_fast.data import dali as dali_package
 from mlperf_fast.data import jpeg, recordio
 from mlperf_fast.errors import UserError
-from mlperf_fast.workloads.resnet import augment, data
+from mlperf_fast.workloads.resnet import augment, dali, data
 from mlperf_fast.workloads.resnet.augment import Form
 from mlperf_fast.workloads.resnet.dataset import EVAL, TRAIN, Images, read_meta
 from mlperf_fast.workloads.resnet.prepare import prepare
@@ -134,11 +135,31 @@ def test_the_number_of_threads_changes_nothing(folder, meta):
     assert all(same(a, b) for a, b in zip(train(folder, meta, form, threads=1), train(folder, meta, form, threads=5)))  # noqa: B905
 
 
-def test_leaving_early_ends_the_threads(folder, meta):
-    with data.train_batches(folder, meta, SMALL, batch_size=8, seed=1, steps=10_000) as source:
+@pytest.mark.parametrize(
+    ("usable", "cores", "environment", "threads"),
+    [
+        (16, 16, {}, 16),
+        (16, 16, {"WORLD_SIZE": "16", "RANK": "3", "LOCAL_RANK": "3", "LOCAL_WORLD_SIZE": "8"}, 2),
+        (4, 16, {"WORLD_SIZE": "16", "RANK": "3", "LOCAL_RANK": "3", "LOCAL_WORLD_SIZE": "4"}, 4),
+        (2, 2, {"WORLD_SIZE": "8", "RANK": "0", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "8"}, 1),
+    ],
+)
+def test_threads_are_a_ranks_share_of_the_cores(monkeypatch, usable, cores, environment, threads):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(usable)))
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert data.default_threads() == threads
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_leaving_early_ends_the_threads(folder, meta, reader):
+    with data.train_batches(folder, meta, SMALL, reader=reader, batch_size=8, seed=1, steps=10_000) as source:
         first = next(iter(source))
         assert len(source) == 10_000
-    assert same(first, train(folder, meta)[0])
+    assert same(first, train(folder, meta, reader=reader)[0])
 
 
 # Crops ----------------------------------------------------------------------------------------------------------------
@@ -247,6 +268,32 @@ def photos(tmp_path_factory):
             (place / f"{seed}.jpg").write_bytes(resnet_images.textured(seed, 120 + 31 * seed, 200 + 17 * seed))
     prepare(raw, raw.parent / "photos_set")
     return raw.parent / "photos_set"
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("dtype", ["uint8", "float16"])
+@pytest.mark.parametrize("reader", READERS)
+def test_on_a_gpu_the_images_are_the_same(photos, dtype, reader):
+    """But for what another JPEG decoder rounds otherwise."""
+    meta, form = read_meta(photos), Form(size=64, resize=72, dtype=dtype)
+    here = train(photos, meta, form, batch_size=3, steps=6)
+    there = train(photos, meta, form, batch_size=3, steps=6, reader=reader, device="cuda")
+    for one, other in zip(here, there, strict=True):
+        assert other.images.is_cuda
+        assert other.labels.is_cuda
+        assert torch.equal(one.labels, other.labels.cpu())
+        difference = (one.images.float() - other.images.cpu().float()).abs()
+        assert difference.mean() < (2 if dtype == "uint8" else 2 / 57)
+
+
+@needs_dali
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_dalis_gpu_pipeline_without_a_gpu_says_so(photos):
+    images = Images(photos, read_meta(photos), TRAIN)
+    plan = plan_of(2, 100, 100)
+    with pytest.raises(UserError, match="DALI can't make a pipeline on cuda:"):
+        next(dali.read(images, [plan], Form(size=8), 1, torch.device("cuda"), 2))
 
 
 @needs_dali

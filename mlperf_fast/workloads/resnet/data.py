@@ -19,6 +19,7 @@ import torch
 from mlperf_fast.data.order import batch_count, permutation
 from mlperf_fast.data.prefetch import Prefetcher
 from mlperf_fast.errors import UserError
+from mlperf_fast.loop.dist import processes_per_node
 from mlperf_fast.workloads.resnet import dali, workers
 from mlperf_fast.workloads.resnet.augment import DTYPES, Form, Plan, eval_plan, train_plan
 from mlperf_fast.workloads.resnet.dataset import EVAL, TRAIN, Images, Meta
@@ -56,7 +57,7 @@ def train_batches(
 ) -> Prefetcher[Batch]:
     """This rank's batches of the steps `start_step` … `steps` - 1, of `batch_size` images over all ranks.
 
-    threads: that decode; by default one for each core that this process may use. Use it in a `with` block. UserError,
+    threads: that decode; by default this process's share of the cores. Use it in a `with` block. UserError,
     where its batch would have come, names a bad image. Files are opened by this call, not before.
     """
     if batch_size < 1 or batch_size % world:
@@ -137,7 +138,7 @@ def read(
     reader: str, images: Images, plans: Iterator[Plan], form: Form, local: int, threads: int | None,
     device: torch.device,
 ) -> Iterator[tuple[Batch, Plan]]:  # fmt: skip
-    threads = threads or len(os.sched_getaffinity(0))
+    threads = threads or default_threads()
     if reader == "dali":
         pixels = dali.read(images, plans, form, threads, device, local)
     else:
@@ -145,6 +146,13 @@ def read(
     for tensor, plan in pixels:
         labels = torch.from_numpy(images.index["label"][plan.samples].astype(np.int64))
         yield Batch(tensor, labels.pin_memory() if device.type == "cuda" else labels), plan
+
+
+def default_threads() -> int:
+    """This process's share of the cores that it may use: all of them if the launcher bound it to its own."""
+    usable = len(os.sched_getaffinity(0))
+    bound = usable < (os.cpu_count() or 1)
+    return usable if bound else max(1, usable // (processes_per_node() or 1))
 
 
 def synthetic(classes: int, form: Form, local: int, seed: int) -> Batch:
