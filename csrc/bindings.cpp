@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "adam.h"
+#include "attention.h"
 #include "bias_gelu.h"
 #include "crc32c.h"
 #include "criteo.h"
@@ -62,6 +63,8 @@ PYBIND11_MODULE(MODULE_NAME, m) {
     m.def("lamb_moments", &lamb_moments, Unlocked());
     m.def("lamb_apply", &lamb_apply, Unlocked());
     m.def("lars", &lars, Unlocked());
+    m.def("attention_fwd", &attention_fwd, Unlocked());
+    m.def("attention_bwd", &attention_bwd, Unlocked());
     m.def("bias_gelu_fwd", &bias_gelu_fwd, Unlocked());
     m.def("bias_gelu_bwd", &bias_gelu_bwd, Unlocked());
     m.def("layer_norm_fwd", &layer_norm_fwd, Unlocked());

@@ -7,7 +7,7 @@
 #include "common/check.h"
 #include "common/multi_tensor.h"
 #include "common/parallel.h"
-#include "common/simd.h"
+#include "common/product.h"
 #include "mlp.h"
 
 // A thread takes its samples in blocks and each block through all layers, so that what a layer writes is still in the
@@ -17,17 +17,7 @@
 
 namespace {
 
-constexpr int kWide = 2;  // registers a row of a tile
-constexpr int64_t kPanel = kWide * kLanes;
-#if defined(__AVX512F__)  // 32 registers
-constexpr int kTall = 12;
-#else  // 16
-constexpr int kTall = 6;
-#endif
-constexpr int kShort = kTall / 3;
 constexpr int64_t kBlock = 8 * kTall;  // samples
-
-int64_t padded(int64_t n) { return (n + kLanes - 1) / kLanes * kLanes; }
 
 struct Layer {
     int64_t K, N;  // inputs, outputs
@@ -36,62 +26,20 @@ struct Layer {
     bool relu;
 };
 
-// Row r of the left side begins at a + r * row, its elements are `step` apart.
-struct Left {
-    const float* a;
-    int64_t row, step;
-};
-
-// finish(r, column, sums of the columns from there on) for Rows rows of the product's Wide registers.
-template <int Rows, int Wide, class Finish>
-inline __attribute__((always_inline)) void tile(const Left& left, int64_t first, const float* b, int64_t inner,
-                                                int64_t column, Finish& finish) {
-    constexpr int kBases = (Rows + 2) / 3;  // an address reaches three rows, or they wouldn't fit the registers
-    const float* base[kBases];
-    for (int i = 0; i < kBases; ++i) base[i] = left.a + (first + 3 * i) * left.row;
-    const int64_t row = left.row, step = left.step;
-    Vec sums[Rows][Wide] = {};
-    for (int64_t i = 0; i < inner; ++i, b += Wide * kLanes) {
-        Vec x[Wide];
-#pragma GCC unroll 2
-        for (int w = 0; w < Wide; ++w) x[w] = load(b + w * kLanes), keep(x[w]);
-#pragma GCC unroll 12
-        for (int r = 0; r < Rows; ++r) {
-            const float a = base[r / 3][r % 3 * row];
-#pragma GCC unroll 2
-            for (int w = 0; w < Wide; ++w) sums[r][w] += a * x[w];
-        }
-#pragma GCC unroll 4
-        for (int n = 0; n < kBases; ++n) base[n] += step;
-    }
-#pragma GCC unroll 12
-    for (int r = 0; r < Rows; ++r)
-#pragma GCC unroll 2
-        for (int w = 0; w < Wide; ++w) finish(first + r, column + w * kLanes, sums[r][w]);
-}
-
-template <int Wide, class Finish>
-void panel_product(const Left& left, int64_t rows, const float* b, int64_t inner, int64_t column, Finish& finish) {
-    int64_t r = 0;
-    for (; r + kTall <= rows; r += kTall) tile<kTall, Wide>(left, r, b, inner, column, finish);
-    for (; r + kShort <= rows; r += kShort) tile<kShort, Wide>(left, r, b, inner, column, finish);
-    for (; r < rows; ++r) tile<1, Wide>(left, r, b, inner, column, finish);
-}
-
 // `rows` rows times a packed right side of `columns` columns, column names the first of them to `finish`.
 template <class Finish>
 void product(const Left& left, int64_t rows, const float* packed, int64_t inner, int64_t columns, Finish&& finish,
              int64_t column = 0) {
     for (int64_t n = 0; n < columns; n += kPanel, packed += kPanel * inner)
         if (columns - n > kLanes)
-            panel_product<kWide>(left, rows, packed, inner, column + n, finish);
+            product_panel<kWide>(left, rows, packed, kPanel, inner, column + n, finish);
         else
-            panel_product<1>(left, rows, packed, inner, column + n, finish);
+            product_panel<1>(left, rows, packed, kLanes, inner, column + n, finish);
 }
 
 // One panel of a right side that lies in rows: to[i, j] = from[i * stride + j] for j < columns.
 void pack_panel(const float* from, int64_t stride, int64_t inner, int64_t columns, float* to) {
-    const int64_t width = padded(columns);
+    const int64_t width = whole_registers(columns);
     for (int64_t i = 0; i < inner; ++i, from += stride, to += width)
         for (int64_t j = 0; j < columns; j += kLanes) store(to + j, load_some(from + j, columns - j));
 }
@@ -106,7 +54,7 @@ void pack(const Layer& layer, float* to) {
 void pack_transposed(const Layer& layer, float* to) {
     const int64_t K = layer.K, N = layer.N;
     for (int64_t n0 = 0; n0 < N; n0 += kPanel, to += kPanel * K) {
-        const int64_t width = padded(std::min(kPanel, N - n0));
+        const int64_t width = whole_registers(std::min(kPanel, N - n0));
         for (int64_t j = 0; j < width; j += kLanes)
             for (int64_t k = 0; k < K; k += kLanes) {
                 Vec square[kLanes];
@@ -136,13 +84,13 @@ std::vector<Layer> read_layers(uintptr_t widths, int64_t count, uintptr_t weight
 
 Vec where_positive(Vec y, Vec v) { return y <= 0 ? Vec{} : v; }  // NaN counts as positive
 
-// What one thread sums over its samples: of each layer dW [N, padded(K)], then dbias [padded(N)], one after the other.
-int64_t sums_size(const Layer& layer) { return layer.N * padded(layer.K) + padded(layer.N); }
+// What one thread sums over its samples: of each layer dW [N, K], then dbias [N], rows in whole registers.
+int64_t sums_size(const Layer& layer) { return layer.N * whole_registers(layer.K) + whole_registers(layer.N); }
 
 // dW += g^T x and dbias += g's column sums, over `rows` samples. g [rows, stride]; panel: room for kBlock rows.
 void add_weight_gradients(const Layer& layer, const float* x, const float* g, int64_t stride, int64_t rows,
                           float* panel, float* sums) {
-    const int64_t K = layer.K, N = layer.N, width = padded(K);
+    const int64_t K = layer.K, N = layer.N, width = whole_registers(K);
     for (int64_t k = 0; k < K; k += kPanel) {
         const int64_t columns = std::min(kPanel, K - k);
         pack_panel(x + k, K, rows, columns, panel);
@@ -167,14 +115,14 @@ void mlp_small_fwd(uintptr_t x, uintptr_t weights, uintptr_t biases, uintptr_t o
     require_at_least("mlp", "B", B, 0);
     const std::vector<Layer> layers = read_layers(widths, count, weights, biases, outs, relu_last);
     int64_t size = 0;
-    for (const Layer& layer : layers) size += (layer.K + 1) * padded(layer.N);
+    for (const Layer& layer : layers) size += (layer.K + 1) * whole_registers(layer.N);
     parallel_shares(B, kTall, [&](int64_t first, int64_t last) {
         const std::unique_ptr<float[]> packed(new float[size]);
         float* to = packed.get();
         for (const Layer& layer : layers) {
             std::copy(layer.bias, layer.bias + layer.N, to);
-            pack_transposed(layer, to + padded(layer.N));
-            to += (layer.K + 1) * padded(layer.N);
+            pack_transposed(layer, to + whole_registers(layer.N));
+            to += (layer.K + 1) * whole_registers(layer.N);
         }
         for (int64_t b = first; b < last; b += kBlock) {
             const float *in = pointer<const float>(x), *bias = packed.get();
@@ -182,13 +130,13 @@ void mlp_small_fwd(uintptr_t x, uintptr_t weights, uintptr_t biases, uintptr_t o
                 const int64_t N = layer.N;
                 const bool relu = layer.relu;
                 float* out = layer.out + b * N;
-                product({in + b * layer.K, layer.K, 1}, std::min(kBlock, last - b), bias + padded(N), layer.K, N,
-                        [=](int64_t r, int64_t n, Vec sum) {
+                product({in + b * layer.K, layer.K, 1}, std::min(kBlock, last - b), bias + whole_registers(N), layer.K,
+                        N, [=](int64_t r, int64_t n, Vec sum) {
                             sum += load(bias + n);
                             store_some(out + r * N + n, relu ? where_positive(sum, sum) : sum, N - n);
                         });
                 in = layer.out;
-                bias += (layer.K + 1) * padded(N);
+                bias += (layer.K + 1) * whole_registers(N);
             }
         }
     });
@@ -201,8 +149,8 @@ void mlp_small_bwd(uintptr_t x, uintptr_t weights, uintptr_t outs, uintptr_t dou
     int64_t size = 0, packed_size = 0, widest = 0;
     for (const Layer& layer : layers) {
         size += sums_size(layer);
-        packed_size += layer.N * padded(layer.K);
-        widest = std::max(widest, padded(layer.N));
+        packed_size += layer.N * whole_registers(layer.K);
+        widest = std::max(widest, whole_registers(layer.N));
     }
     const int64_t stride = widest + kLanes;  // no power of two, whose rows would share cache sets
     std::vector<std::vector<float>> sums(omp_get_max_threads());
@@ -212,7 +160,7 @@ void mlp_small_bwd(uintptr_t x, uintptr_t weights, uintptr_t outs, uintptr_t dou
         const std::unique_ptr<float[]> packed(new float[packed_size]);
         std::vector<float> here(kBlock * stride), below(kBlock * stride), panel(kBlock * kPanel);
         float* to = packed.get();
-        for (int64_t l = 0; l < count; to += layers[l].N * padded(layers[l].K), ++l)
+        for (int64_t l = 0; l < count; to += layers[l].N * whole_registers(layers[l].K), ++l)
             if (l || dx) pack(layers[l], to);
         for (int64_t b = first; b < last; b += kBlock) {
             const int64_t rows = std::min(kBlock, last - b);
@@ -229,7 +177,7 @@ void mlp_small_bwd(uintptr_t x, uintptr_t weights, uintptr_t outs, uintptr_t dou
                 const Layer& layer = layers[l];
                 const int64_t K = layer.K, N = layer.N;
                 const float* in = (l ? layers[l - 1].out : pointer<const float>(x)) + b * K;
-                weight -= N * padded(K), layer_sums -= sums_size(layer);
+                weight -= N * whole_registers(K), layer_sums -= sums_size(layer);
                 add_weight_gradients(layer, in, here.data(), stride, rows, panel.data(), layer_sums);
                 const Left g{here.data(), stride, 1};
                 if (l)
@@ -248,7 +196,7 @@ void mlp_small_bwd(uintptr_t x, uintptr_t weights, uintptr_t outs, uintptr_t dou
     // The threads' sums, added up in their order.
     int64_t at = 0;
     for (int64_t l = 0; l < count; at += sums_size(layers[l++])) {
-        const int64_t K = layers[l].K, N = layers[l].N, width = padded(K);
+        const int64_t K = layers[l].K, N = layers[l].N, width = whole_registers(K);
         const auto add_up = [&](float* to, int64_t from, int64_t n) {
             std::fill(to, to + n, 0.0f);
             for (const auto& part : sums)

@@ -26,12 +26,12 @@ class Dropout {
         step_ = static_cast<uint32_t>(state[1]);
     }
 
-    // bits[0 .. cols), and up to padded(cols) of no meaning.
-    void row(uint16_t* bits, int64_t row, int64_t cols) const {
+    // bits[0 .. cols) of the columns from `first` on, a multiple of 8; and up to padded(cols) of no meaning.
+    void row(uint16_t* bits, int64_t row, int64_t cols, int64_t first = 0) const {
         Wide lane;
         for (int i = 0; i < kWide; ++i) lane[i] = i;
         for (int64_t group = 0; 8 * group < cols; group += kWide) {
-            Wide x[4] = {lane + static_cast<uint64_t>(group), both(static_cast<uint32_t>(row)), both(step_),
+            Wide x[4] = {lane + static_cast<uint64_t>(first / 8 + group), both(static_cast<uint32_t>(row)), both(step_),
                          both(site_)};
             uint32_t low = static_cast<uint32_t>(seed_), high = static_cast<uint32_t>(seed_ >> 32);
 #pragma GCC unroll 7

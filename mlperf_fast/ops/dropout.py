@@ -50,10 +50,10 @@ def check_dropout(op: str, p: float, state: Tensor | None, site: int, like: Tens
     return threshold(p)
 
 
-def random_bits(state: Tensor, site: int, rows: int, cols: int) -> Tensor:
+def random_bits(state: Tensor, site: int, rows: int, cols: int, first_row: int = 0) -> Tensor:
     """[rows, cols] int64 of 0 to 65,535 in plain PyTorch: the truth that C++ and Triton are tested against."""
     groups = torch.arange((cols + 7) // 8, device=state.device).expand(rows, -1)
-    row = torch.arange(rows, device=state.device).unsqueeze(1).expand_as(groups)
+    row = torch.arange(first_row, first_row + rows, device=state.device).unsqueeze(1).expand_as(groups)
     words = philox(state[0], groups, row, (state[1] & WORD).expand_as(groups), torch.full_like(groups, site))
     halves = [half for word in words for half in (word & 0xFFFF, word >> 16)]
     return torch.stack(halves, dim=-1).flatten(1)[:, :cols]
@@ -74,8 +74,9 @@ def philox(seed: Tensor, *counter: Tensor, rounds: int = ROUNDS) -> tuple[Tensor
     return x0, x1, x2, x3
 
 
-def dropout_ref(x: Tensor, threshold: int, state: Tensor | None, site: int) -> Tensor:
-    """x with what is dropped at 0, and the rest scaled; rows are the first dimension of the two."""
+def dropout_ref(x: Tensor, threshold: int, state: Tensor | None, site: int, first_row: int = 0) -> Tensor:
+    """x with what is dropped at 0, and the rest scaled; the first of its two dimensions is that of rows."""
     if threshold == 0 or state is None:
         return x
-    return torch.where(random_bits(state, site, *x.shape) >= threshold, x * keep_scale(threshold), 0)
+    rows, cols = x.shape
+    return torch.where(random_bits(state, site, rows, cols, first_row) >= threshold, x * keep_scale(threshold), 0)

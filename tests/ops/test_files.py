@@ -11,6 +11,8 @@ NOT_OPS = {"__init__", "backend", "bags", "checks", "dropout", "lists", "updates
 NAMES = sorted(path.stem for path in (ROOT / "mlperf_fast" / "ops").glob("*.py") if path.stem not in NOT_OPS)
 # What an op doesn't have, and why.
 ABSENT = {
+    ("cuda", "attention"): "Triton's tiles go through tensor cores as they do, and libraries have their own",
+    ("triton", "attention"): "its kernels follow",
     ("cuda", "roc_auc"): "as for triton",
     ("cuda", "bias_gelu"): "as for layer_norm",
     ("cuda", "layer_norm"): "Triton reads each row once, which is all there is to gain",
