@@ -80,12 +80,16 @@ def header(data: bytes | memoryview) -> Header:
 
 def decode(data: bytes | memoryview) -> "Image":
     """All pixels, in mode RGB. BadImage for what can't be decoded whole."""
-    header(data)
+    size = header(data)
     image_module = pillow()
     try:
         image = image_module.open(io.BytesIO(data), formats=("JPEG",))
+        if (image.height, image.width) != size[:2]:
+            raise BadImage("a damaged JPEG: it tells two sizes")
         image.load()
         return image if image.mode == "RGB" else image.convert("RGB")
+    except BadImage:
+        raise
     except (OSError, SyntaxError, ValueError, image_module.DecompressionBombError) as error:
         raise BadImage(f"a damaged JPEG: {error}") from None
 

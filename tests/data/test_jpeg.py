@@ -83,6 +83,34 @@ def test_a_huge_image_is_refused_before_it_takes_memory():
         jpeg.header(with_size(photo(), 0, 64))
 
 
+def test_random_damage_gives_an_image_of_the_told_size_or_one_kind_of_error():
+    rng = np.random.default_rng(0)
+    whole = [photo(), photo(progressive=True), photo(mode="CMYK"), photo(mode="L"), photo(dpi=(72, 72)),
+             saved(Image.fromarray(picture(20, 20)), "PNG")]  # fmt: skip
+    outcomes = set()
+    for i in range(900):
+        data = bytearray(whole[i % len(whole)])
+        for _ in range(rng.integers(1, 4)):
+            data[rng.integers(0, min(len(data), 700))] = rng.integers(0, 256)
+        if i % 5 == 0:
+            del data[rng.integers(0, len(data)) :]
+        try:
+            converted, size = jpeg.packed(bytes(data))
+            assert np.asarray(jpeg.decode(converted)).shape == (size.height, size.width, 3)
+            outcomes.add("image")
+        except BadImage:
+            outcomes.add("error")
+    assert outcomes == {"image", "error"}
+
+
+def test_two_sizes_in_one_file():
+    data = photo()
+    at = data.index(b"\xff\xc0")
+    frame = data[at : at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")]
+    with pytest.raises(BadImage, match="it tells two sizes"):
+        jpeg.decode(data[:at] + with_size(frame, 40, 30) + data[at:])
+
+
 def test_packing_changes_only_what_the_reference_changes():
     for data in (photo(), photo(mode="L"), photo(progressive=True)):
         assert jpeg.packed(data)[0] is data

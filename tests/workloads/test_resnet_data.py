@@ -309,9 +309,11 @@ def test_both_readers_give_the_same_images(photos, dtype, antialias):
         assert one.images.dtype == other.images.dtype == augment.DTYPES[dtype]
         assert torch.equal(one.labels, other.labels)
         difference = (one.images.float() - other.images.float()).abs() / level
-        # DALI's antialiasing cuts its triangle at the decoded window, ours where the image ends.
-        assert difference.mean() < (0.3 if antialias else 0.1)
-        assert difference.max() < (12 if antialias else 2.1)
+        assert difference[:, 1:-1, 1:-1].max() < 1.1
+        # With antialiasing the triangle reaches beyond the image at its border: DALI repeats the last pixel there,
+        # Pillow and we leave out what isn't.
+        assert difference.max() < (12 if antialias else 1.1)
+        assert difference.mean() < (0.15 if antialias else 0.01)
 
 
 ODD = {

@@ -273,6 +273,9 @@ def test_a_tfrecord_with_a_wrong_checksum(shards, tmp_path):
     refused(shards, tmp_path, "train-00002-of-00003: record 0 at byte 0: the checksum of its content")
     tfrecord.write(path, [{"input_ids": np.zeros(3, np.int64)}])
     refused(shards, tmp_path, "the record at byte 12 is no image of ImageNet: no 'image/encoded'")
+    numbers = {"image/encoded": np.zeros(1, np.float32), "image/class/label": np.array([1])}
+    tfrecord.write(path, [numbers])
+    refused(shards, tmp_path, "the record at byte 12 is no image of ImageNet: image/encoded holds numbers")
     path.unlink()
     refused(shards, tmp_path, "holds train shards without number 2")
     (shards / "train-00000-of-00009").touch()

@@ -163,6 +163,8 @@ def records(chunk: Chunk) -> Iterator[tuple[int, int, float, bytes]]:
             try:
                 features = tfrecord.example(payload)
                 (data,), (label,) = features["image/encoded"], features["image/class/label"].tolist()
+                if not isinstance(data, bytes):
+                    raise ValueError("image/encoded holds numbers")
             except (KeyError, ValueError, AttributeError) as error:
                 missing = f"no {error}" if isinstance(error, KeyError) else str(error)
                 raise UserError(f"{chunk.path}: the record at byte {at:,} is no image of ImageNet: {missing}") from None
