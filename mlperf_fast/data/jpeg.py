@@ -103,20 +103,20 @@ def resized(
     window: top, left, height, width of the image's pixels that count. box: the part of the window that is resized.
     """
     top, left, height, width = window
-    image = decode(data)
-    if (height, width) != (image.height, image.width):
-        image = image.crop((left, top, left + width, top + height))
-    resample(np.asarray(image), box, mirror, out, antialias, mean, std)
+    pixels = np.asarray(decode(data))
+    resample(pixels[top : top + height, left : left + width], box, mirror, out, antialias, mean, std)
 
 
 def resample(
     pixels: np.ndarray, box: Box, mirror: bool, out: np.ndarray, antialias: bool = False,
     mean: tuple[float, ...] = (0, 0, 0), std: tuple[float, ...] = (1, 1, 1),
 ) -> None:  # fmt: skip
-    """`csrc/resample.h`, checked: pixels uint8 [h, w, 3], out uint8 or float32 [h', w', 3], both contiguous."""
-    for name, array in (("pixels", pixels), ("out", out)):
-        if array.ndim != 3 or array.shape[2] != 3 or not array.flags.c_contiguous:
-            raise ValueError(f"{name} must be contiguous [height, width, 3], not {array.shape}")
+    """`csrc/resample.h`, checked: pixels uint8 [h, w, 3] of contiguous rows, out uint8 or float32 [h', w', 3],
+    contiguous."""
+    if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.strides[1:] != (3 * pixels.itemsize, pixels.itemsize):
+        raise ValueError(f"pixels must be [height, width, 3] of contiguous rows, not {pixels.shape} {pixels.strides}")
+    if out.ndim != 3 or out.shape[2] != 3 or not out.flags.c_contiguous:
+        raise ValueError(f"out must be contiguous [height, width, 3], not {out.shape}")
     if pixels.dtype != np.uint8 or out.dtype not in (np.uint8, np.float32):
         raise ValueError(f"pixels must be uint8 and out uint8 or float32, not {pixels.dtype} and {out.dtype}")
     _C.resample(

@@ -18,7 +18,7 @@ def test_it_measures_the_readers(capsys):
     finally:
         torch.set_num_threads(threads)
     said = capsys.readouterr().out
-    forms = ["DataLoader + Pillow", "workers, processes", "workers", "workers, antialias"]
+    forms = ["DataLoader + Pillow", "workers, processes", "workers", "workers, kept pixels", "workers, antialias"]
     try:
         import_dali()
         forms += ["dali", "dali, antialias", "dali, plain"]

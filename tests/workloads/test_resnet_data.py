@@ -14,7 +14,7 @@ import resnet_images
 from mlperf_fast.data import dali as dali_package
 from mlperf_fast.data import jpeg, recordio
 from mlperf_fast.errors import UserError
-from mlperf_fast.workloads.resnet import augment, dali, data
+from mlperf_fast.workloads.resnet import augment, dali, data, workers
 from mlperf_fast.workloads.resnet.augment import Form
 from mlperf_fast.workloads.resnet.dataset import EVAL, TRAIN, Images, read_meta
 from mlperf_fast.workloads.resnet.prepare import prepare
@@ -133,6 +133,36 @@ def test_evaluation_counts_each_image_once_on_any_number_of_ranks(folder, meta, 
 def test_the_number_of_threads_changes_nothing(folder, meta):
     form = Form(size=16)
     assert all(same(a, b) for a, b in zip(train(folder, meta, form, threads=1), train(folder, meta, form, threads=5)))  # noqa: B905
+
+
+@pytest.mark.parametrize("cache", [1_000_000, 100_000, 1])
+def test_kept_pixels_change_no_image(folder, meta, cache):
+    images = Images(folder, meta, TRAIN)
+    numbers = np.arange(N)
+    plans = [augment.train_plan(numbers, images.index["height"], images.index["width"], SMALL, 1, e) for e in range(3)]
+    decoded = workers.Decoded(images, cache)
+    for plan in plans:
+        plain, kept = np.zeros((2, N, 16, 16, 3), np.uint8)
+        workers.fill(workers.Decoded(images, 0), plan, range(N), SMALL, plain)
+        workers.fill(decoded, plan, range(N), SMALL, kept)
+        assert np.array_equal(plain, kept)
+    size = sum(pixels.nbytes for pixels in decoded.kept.values())
+    assert size <= cache
+    assert len(decoded.kept) == {1_000_000: N, 1: 0}.get(cache, len(decoded.kept))
+    assert 0 < len(decoded.kept) < N or cache != 100_000
+    form = Form(size=16)
+    assert all(
+        same(a, b) for a, b in zip(train(folder, meta, form), train(folder, meta, form, cache_mb=1), strict=True)
+    )
+
+
+def test_an_image_that_is_kept_is_not_read_again(folder, meta, monkeypatch):
+    read, count = Images.read, Counter()
+    monkeypatch.setattr(Images, "read", lambda self, i: count.update([i]) or read(self, i))
+    train(folder, meta, steps=18, cache_mb=1, threads=1)
+    assert sum(count.values()) < 1.5 * N
+    with pytest.raises(UserError, match="cache_mb is for the reader `workers`"):
+        train(folder, meta, reader="dali", cache_mb=1)
 
 
 @pytest.mark.parametrize(

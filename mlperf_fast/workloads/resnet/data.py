@@ -53,11 +53,13 @@ def train_batches(
     rank: int = 0,
     world: int = 1,
     threads: int | None = None,
+    cache_mb: int = 0,
     device: torch.device | str = "cpu",
 ) -> Prefetcher[Batch]:
     """This rank's batches of the steps `start_step` … `steps` - 1, of `batch_size` images over all ranks.
 
-    threads: that decode; by default this process's share of the cores. Use it in a `with` block. UserError,
+    threads: that decode; by default this process's share of the cores. cache_mb: `workers` keeps so many megabytes of
+    decoded images for later epochs; the other readers have no such memory. Use it in a `with` block. UserError,
     where its batch would have come, names a bad image. Files are opened by this call, not before.
     """
     if batch_size < 1 or batch_size % world:
@@ -79,10 +81,13 @@ def train_batches(
             yield from repeat(synthetic(meta.classes, form, local, seed), left)
         else:
             images = Images(Path(folder), meta, TRAIN)
-            for batch, _ in read(reader, images, plans(images), form, local, threads, torch.device(device)):
+            where = torch.device(device)
+            for batch, _ in read(reader, images, plans(images), form, local, threads, cache_mb * 1_000_000, where):
                 yield batch
 
     require(reader)
+    if cache_mb and reader == "dali":
+        raise UserError("cache_mb is for the reader `workers`; DALI keeps no decoded images on this way: set it to 0")
     return Prefetcher(batches(), length=left, device=device)
 
 
@@ -122,7 +127,8 @@ def eval_batches(
             yield from ((batch, valid) for _, valid in numbers())
         else:
             images = Images(Path(folder), meta, EVAL)
-            for batch, plan in read(reader, images, plans(images), form, local, threads, torch.device(device)):
+            where = torch.device(device)
+            for batch, plan in read(reader, images, plans(images), form, local, threads, 0, where):
                 yield batch, plan.valid
 
     require(reader)
@@ -136,13 +142,13 @@ def require(reader: str) -> None:
 
 def read(
     reader: str, images: Images, plans: Iterator[Plan], form: Form, local: int, threads: int | None,
-    device: torch.device,
+    cache_bytes: int, device: torch.device,
 ) -> Iterator[tuple[Batch, Plan]]:  # fmt: skip
     threads = threads or default_threads()
     if reader == "dali":
         pixels = dali.read(images, plans, form, threads, device, local)
     else:
-        pixels = workers.read(images, plans, form, threads, device)
+        pixels = workers.read(images, plans, form, threads, device, cache_bytes)
     for tensor, plan in pixels:
         labels = torch.from_numpy(images.index["label"][plan.samples].astype(np.int64))
         yield Batch(tensor, labels.pin_memory() if device.type == "cuda" else labels), plan

@@ -39,6 +39,7 @@ def measure(
     *,
     batch_size: int = 64,
     threads: int | None = None,
+    cache_mb: int = 0,
     seconds: float = 5.0,
     seed: int = 1,
     device: torch.device | str = "cpu",
@@ -48,7 +49,7 @@ def measure(
     images = 0
     with train_batches(
         folder, meta, form, reader=reader, batch_size=batch_size, seed=seed, steps=1 << 40, threads=threads,
-        device=device,
+        cache_mb=cache_mb, device=device,
     ) as batches:  # fmt: skip
         for step, _ in enumerate(batches):
             if step < WARM_UP:
