@@ -19,6 +19,12 @@ def jpeg(number, height=None, width=None, mode="RGB", **options):
     return buffer.getvalue()
 
 
+def png(number):
+    buffer = io.BytesIO()
+    Image.open(io.BytesIO(jpeg(number))).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
 def numbers(images):
     """The numbers that uint8 images [b, H, W, 3] tell."""
     return np.rint(images[..., 0].float().mean(dim=(1, 2)).numpy() / 4).astype(int).tolist()

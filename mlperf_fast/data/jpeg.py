@@ -1,7 +1,8 @@
 """JPEG bytes to RGB pixels, with Pillow, and a part of them to a network's input.
 
 As the benchmark's reference decodes: the pixels as stored, with no turn that an EXIF tag asks for; greyscale becomes
-RGB by repeating; CMYK is converted. Pillow releases Python's lock while it decodes, so threads decode in parallel.
+RGB by repeating; CMYK is converted. One of ImageNet's files is a PNG, which RecordIO files made by im2rec still hold:
+that is decoded too. Pillow releases Python's lock while it decodes, so threads decode in parallel.
 """
 
 import io
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
 # What Pillow itself takes for an attack; ImageNet's largest has 38 million.
 LARGEST_PIXELS = 89_478_485
 QUALITY = 100  # of what is converted on packing, as the reference's packing does
-COLOURS = {1: "L", 3: "RGB", 4: "CMYK"}
+COLOURS = {1, 3, 4}  # greyscale, RGB, CMYK
+PNG = b"\x89PNG\r\n\x1a\n"
 NO_SOF = {0xC4, 0xC8, 0xCC}  # markers among 0xC0 … 0xCF that begin no frame: tables and an extension
 
 
@@ -51,7 +53,12 @@ def pillow():
 
 
 def header(data: bytes | memoryview) -> Header:
-    """Size and number of colours, from the frame's header alone. BadImage for what is no JPEG."""
+    """Size and number of colours, from the header alone. BadImage for what is neither JPEG nor PNG."""
+    if bytes(data[:8]) == PNG:
+        if len(data) < 26 or bytes(data[12:16]) != b"IHDR":
+            raise BadImage("a damaged PNG: it has no header")
+        width, height = (int.from_bytes(data[at : at + 4], "big") for at in (16, 20))
+        return checked("PNG", height, width, 1 if data[25] in (0, 4) else 3)
     if bytes(data[:2]) != b"\xff\xd8":
         raise BadImage(f"no JPEG: it begins with {bytes(data[:8])!r}" if len(data) else "no JPEG: it is empty")
     at = 2
@@ -65,33 +72,35 @@ def header(data: bytes | memoryview) -> Header:
             frame = bytes(data[at + 5 : at + 10])
             if len(frame) < 5:
                 break
-            size = Header(frame[0] << 8 | frame[1], frame[2] << 8 | frame[3], frame[4])
-            if not size.height or not size.width or size.components not in COLOURS:
-                raise BadImage(f"a damaged JPEG: {size.height} x {size.width} pixels of {size.components} colours")
-            if size.height * size.width > LARGEST_PIXELS:
-                raise BadImage(
-                    f"{size.height:,} x {size.width:,} pixels, more than the {LARGEST_PIXELS:,} that are decoded"
-                )
-            return size
+            return checked("JPEG", frame[0] << 8 | frame[1], frame[2] << 8 | frame[3], frame[4])
         else:
             at += 2 + (data[at + 2] << 8 | data[at + 3])
     raise BadImage("a truncated JPEG: it ends before its size is said")
 
 
+def checked(kind: str, height: int, width: int, components: int) -> Header:
+    if not height or not width or components not in COLOURS:
+        raise BadImage(f"a damaged {kind}: {height} x {width} pixels of {components} colours")
+    if height * width > LARGEST_PIXELS:
+        raise BadImage(f"{height:,} x {width:,} pixels, more than the {LARGEST_PIXELS:,} that are decoded")
+    return Header(height, width, components)
+
+
 def decode(data: bytes | memoryview) -> "Image":
     """All pixels, in mode RGB. BadImage for what can't be decoded whole."""
     size = header(data)
+    kind = "PNG" if bytes(data[:8]) == PNG else "JPEG"
     image_module = pillow()
     try:
-        image = image_module.open(io.BytesIO(data), formats=("JPEG",))
+        image = image_module.open(io.BytesIO(data), formats=(kind,))
         if (image.height, image.width) != size[:2]:
-            raise BadImage("a damaged JPEG: it tells two sizes")
+            raise BadImage(f"a damaged {kind}: it tells two sizes")
         image.load()
         return image if image.mode == "RGB" else image.convert("RGB")
     except BadImage:
         raise
     except (OSError, SyntaxError, ValueError, image_module.DecompressionBombError) as error:
-        raise BadImage(f"a damaged JPEG: {error}") from None
+        raise BadImage(f"a damaged {kind}: {error}") from None
 
 
 def resized(
@@ -131,18 +140,8 @@ def packed(data: bytes) -> tuple[bytes, Header]:
 
     It is decoded whole, to know that it can be. BadImage for other formats and for what can't be decoded.
     """
-    if not data.startswith(b"\x89PNG\r\n\x1a\n"):
-        size = header(data)
-        image = decode(data)
-        return (data, size) if size.components != 4 else encoded(image)
-    image_module = pillow()
-    try:
-        image = image_module.open(io.BytesIO(data), formats=("PNG",))
-        if image.height * image.width > LARGEST_PIXELS:
-            raise BadImage(f"{image.height:,} x {image.width:,} pixels, more than the {LARGEST_PIXELS:,} decoded")
-        return encoded(image.convert("RGB"))
-    except (OSError, SyntaxError, image_module.DecompressionBombError) as error:
-        raise BadImage(f"a damaged PNG: {error}") from None
+    size, image = header(data), decode(data)
+    return encoded(image) if size.components == 4 or data.startswith(PNG) else (data, size)
 
 
 def encoded(image: "Image", quality: int = QUALITY) -> tuple[bytes, Header]:

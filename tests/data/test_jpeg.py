@@ -47,6 +47,14 @@ def test_any_jpeg_becomes_rgb_of_its_size(mode, options, size):
     assert np.array_equal(np.asarray(image), wanted)
 
 
+@pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA", "LA"])
+def test_a_png_is_decoded_too(mode):
+    image = Image.fromarray(picture(30, 41)).convert(mode)
+    data = saved(image, "PNG")
+    assert jpeg.header(data) == (30, 41, 1 if mode in ("L", "LA") else 3)
+    assert np.array_equal(np.asarray(jpeg.decode(data)), np.asarray(image.convert("RGB")))
+
+
 def test_an_exif_turn_is_ignored():
     exif = Image.Exif()
     exif[0x0112] = 6  # lies on its side
@@ -58,6 +66,9 @@ def test_an_exif_turn_is_ignored():
     ("data", "message"),
     [
         (b"", "no JPEG: it is empty"),
+        (jpeg.PNG, "a damaged PNG: it has no header"),
+        (jpeg.PNG + bytes(4) + b"IHDR" + bytes(20), "a damaged PNG: 0 x 0 pixels"),
+        (jpeg.PNG + bytes(4) + b"IHDR" + b"\0\1\0\0" * 2 + bytes(20), "65,536 x 65,536 pixels, more than"),
         (b"GIF89a" + bytes(50), r"no JPEG: it begins with b'GIF89a"),
         (b"\xff\xd8", "a truncated JPEG"),
         (photo()[:100], "a truncated JPEG|a damaged JPEG"),

@@ -352,6 +352,7 @@ ODD = {
     "one column": resnet_images.jpeg(9, 200, 1),
     "grey": resnet_images.jpeg(40, mode="L"),
     "CMYK": resnet_images.jpeg(9, mode="CMYK", quality=100),
+    "PNG": resnet_images.png(9),
     "progressive": resnet_images.jpeg(9, progressive=True),
     "lies on its side": resnet_images.jpeg(
         9, 40, 90, exif=b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0"
