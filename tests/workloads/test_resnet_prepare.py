@@ -126,15 +126,67 @@ def test_shards_may_lie_in_folders_of_their_own(shards, tmp_path):
     assert content(tmp_path / "out") == WANTED
 
 
+def with_magic(data):
+    """The JPEG with a comment that holds RecordIO's magic number."""
+    return data[:2] + b"\xff\xfe\x00\x20--" + struct.pack("<I", recordio.MAGIC) * 7 + data[2:]
+
+
 def test_an_image_that_holds_recordios_magic_number(recs, tmp_path):
     """It lies in several parts of the file, so that it can't be mapped in one piece."""
-    comment = b"\xff\xfe\x00\x20--" + struct.pack("<I", recordio.MAGIC) * 7
-    made = [(n, label, data[:2] + comment + data[2:]) for n, label, data in resnet_images.samples(N)]
+    made = [(n, label, with_magic(data)) for n, label, data in resnet_images.samples(N)]
     recordio.write(recs / "train.rec", recs / "train.idx", made)
     meta = prepare(recs, tmp_path / "out")
     images = Images(tmp_path / "out", meta, TRAIN)
     assert (images.index["parts"] > 1).any()
     assert content(tmp_path / "out")[0] == sorted((label, data) for _, label, data in made)
+
+
+def read_by_dali(reader, count):
+    """(label, bytes) of all records by a reader of DALI's own; reader(fn, types) gives the bytes and the label."""
+    dali = pytest.importorskip("nvidia.dali", reason="needs DALI: pip install 'mlperf_fast[dali]'")
+    import nvidia.dali.fn as fn
+    import nvidia.dali.types as types
+
+    @dali.pipeline_def(batch_size=count, num_threads=1, device_id=None)
+    def pipe():
+        return reader(fn, types)
+
+    built = pipe()
+    built.build()
+    data, labels = built.run()
+    return sorted((int(np.array(labels[i]).item()), np.array(data[i]).tobytes()) for i in range(count))
+
+
+def test_dalis_own_reader_reads_what_was_packed(folders, tmp_path):
+    """Another reader of TFRecords, with the index that it wants."""
+    meta = prepare(folders, tmp_path / "out")
+    (name,) = meta.train
+    path, index = tmp_path / "out" / name, tmp_path / "index"
+    lines = [f"{at - 12} {len(payload) + 16}\n" for at, payload in tfrecord.records_at(path)]
+    index.write_text("".join(lines))
+
+    def reader(fn, types):
+        import nvidia.dali.tfrecord as tfrec
+
+        features = {
+            "image/encoded": tfrec.FixedLenFeature((), tfrec.string, ""),
+            "image/class/label": tfrec.FixedLenFeature([1], tfrec.int64, -1),
+        }
+        found = fn.readers.tfrecord(path=[str(path)], index_path=[str(index)], features=features)
+        return found["image/encoded"], found["image/class/label"]
+
+    assert [(label - 1, data) for label, data in read_by_dali(reader, N)] == WANTED[0]
+
+
+def test_dalis_own_reader_reads_our_recordio(recs):
+    """Also the records that hold the magic number, and so have several parts."""
+    made = [(n, label, with_magic(data) if n % 2 else data) for n, label, data in resnet_images.samples(N)]
+    recordio.write(recs / "train.rec", recs / "train.idx", made)
+
+    def reader(fn, types):
+        return tuple(fn.readers.mxnet(path=[str(recs / "train.rec")], index_path=[str(recs / "train.idx")]))
+
+    assert read_by_dali(reader, N) == sorted((label, data) for _, label, data in made)
 
 
 def test_workers_and_restarts_change_no_byte(folders, tmp_path, monkeypatch):
