@@ -1,10 +1,14 @@
 #include "tensors.h"
 
+#include <algorithm>
+
 #include "common/check.h"
 
 namespace py = pybind11;
 
 namespace {
+
+constexpr int64_t kGroup = 16;  // tensors that are asked for at once
 
 // The parts of DLPack's interface that are used here, as its version 1 lays them out (dmlc/dlpack, dlpack.h).
 struct Device {
@@ -62,20 +66,29 @@ int64_t layout(const TensorView& x, int64_t elements) {
     return code;
 }
 
-// A tensor's Python object, its C++ object and its storage lie anywhere in memory, each known only from the one before,
-// and a step's data has driven them out of the caches: asking for those of the next tensors lets the waits overlap.
-// Only objects of the type of the first, which is known to be a tensor, are looked into.
-// inside: the word of a Python object that holds the C++ object's address; the storage's is the third word of that.
+// A tensor's Python object, its C++ object, its storage and its version counter lie anywhere in memory, each known only
+// from the one before, and a step's data has driven them out of the caches. Asking for those of the next tensors lets
+// the waits overlap; in groups, because what waits for a page's translation holds up what comes after it, unless that
+// waits for one as well. Counters are for who increments them afterwards.
+// Only objects of the type of the first, which is known to be a tensor, are looked into. inside: the word of a Python
+// object that holds the C++ object's address; the storage's is the third word of that, the counter's the one named so.
 // Inlined by order: GCC takes a function that only asks for cache lines to have no effect, and drops its calls.
-[[gnu::always_inline]] inline void ask_ahead(PyObject* const* objects, int64_t i, int64_t count, int64_t inside) {
-    constexpr int64_t kStep = 4;  // tensors
+[[gnu::always_inline]] inline void ask_ahead(PyObject* const* objects, int64_t i, int64_t count, int64_t inside,
+                                             int64_t counter) {
     const auto word = [](const void* object, int64_t n) { return static_cast<const char* const*>(object)[n]; };
-    const auto alike = [&](int64_t k) { return k < count && Py_TYPE(objects[k]) == Py_TYPE(objects[0]); };
-    if (i + 3 * kStep < count) __builtin_prefetch(objects[i + 3 * kStep]);
-    if (alike(i + 2 * kStep))
-        for (int line = 0; line < 4; ++line) __builtin_prefetch(word(objects[i + 2 * kStep], inside) + line * 64);
-    if (alike(i + kStep))
-        for (int line = 0; line < 2; ++line) __builtin_prefetch(word(word(objects[i + kStep], inside), 2) + line * 64);
+    const auto alike = [&](int64_t k) { return Py_TYPE(objects[k]) == Py_TYPE(objects[0]); };
+    const int64_t next = std::min(count, i + kGroup), second = std::min(count, next + kGroup),
+                  third = std::min(count, second + kGroup), last = std::min(count, third + kGroup);
+    for (int64_t k = third; k < last; ++k) __builtin_prefetch(objects[k]);
+    for (int64_t k = second; k < third; ++k)
+        if (alike(k))
+            for (int line = 0; line < 4; ++line) __builtin_prefetch(word(objects[k], inside) + line * 64);
+    for (int64_t k = next; k < second; ++k)
+        if (alike(k)) {
+            const char* tensor = word(objects[k], inside);
+            for (int line = 0; line < 2; ++line) __builtin_prefetch(word(tensor, 2) + line * 64);
+            if (counter) __builtin_prefetch(word(tensor, counter));
+        }
 }
 
 bool alike(const TensorView& x, const TensorView& y) {
@@ -86,8 +99,8 @@ bool alike(const TensorView& x, const TensorView& y) {
 }  // namespace
 
 std::tuple<int, int, int, int, int64_t> read_tensors(const py::capsule& exchange, const py::list& tensors,
-                                                     int64_t inside, uintptr_t addresses, uintptr_t sizes,
-                                                     uintptr_t layouts) {
+                                                     int64_t inside, int64_t counter, uintptr_t addresses,
+                                                     uintptr_t sizes, uintptr_t layouts) {
     const auto* api = static_cast<Exchange*>(PyCapsule_GetPointer(exchange.ptr(), "dlpack_exchange_api"));
     if (!api) throw py::error_already_set();
     if (api->major != 1) throw py::value_error("read_tensors knows DLPack's version 1 only");
@@ -97,8 +110,8 @@ std::tuple<int, int, int, int, int64_t> read_tensors(const py::capsule& exchange
     PyObject* const* objects = PySequence_Fast_ITEMS(tensors.ptr());
     const int64_t all = static_cast<int64_t>(tensors.size());
     for (const py::handle tensor : tensors) {
-        if (inside && n > 0) ask_ahead(objects, n, all, inside);
         if (api->view_of_object(tensor.ptr(), &x)) throw py::error_already_set();
+        if (inside && n % kGroup == 0) ask_ahead(objects, n, all, inside, counter);
         if (n == 0) first = x;
         const int64_t elements = count(x);
         const int64_t order = layout(x, elements);

@@ -24,14 +24,28 @@ from mlperf_fast.ops.checks import check
 EXCHANGE: Any = getattr(Tensor, "__dlpack_c_exchange_api__", None)
 
 
+def _words(address: int, count: int) -> list[int]:
+    return list((ctypes.c_size_t * count).from_address(address))
+
+
 def _word_inside() -> int:
     """Which word of a tensor's Python object holds the address of the C++ object (`_cdata`); 0 where none does."""
     x = torch.empty(1)
-    words = list((ctypes.c_size_t * (Tensor.__basicsize__ // ctypes.sizeof(ctypes.c_size_t))).from_address(id(x)))
+    words = _words(id(x), Tensor.__basicsize__ // ctypes.sizeof(ctypes.c_size_t))
     return words.index(x._cdata) if x._cdata in words else 0
 
 
+def _word_of_counter() -> int:
+    """Which of the C++ object's first words holds the address of its version counter; 0 where none seems to."""
+    x = torch.empty(1)
+    # A detached tensor has the same counter, and what .data gives has the same memory but a counter of its own.
+    own, same, other = (_words(tensor._cdata, 8) for tensor in (x, x.detach(), x.data))
+    found = [i for i, word in enumerate(own) if word and word == same[i] != other[i]]
+    return found[0] if len(found) == 1 else 0
+
+
 INSIDE = _word_inside()
+COUNTER = _word_of_counter()
 
 
 class TensorList(NamedTuple):
@@ -70,11 +84,12 @@ def read(tensors: Sequence[Tensor]) -> TensorList | None:
 def _read(tensors: Sequence[Tensor]) -> TensorList | None:
     if EXCHANGE is None:
         return _read_by_properties(tensors)
+    listed = tensors if isinstance(tensors, list) else list(tensors)  # a copy would touch each tensor, unasked for
     addresses = array("q", bytes(8 * len(tensors)))
     sizes, layouts = addresses[:], addresses[:]
     tables = (table.buffer_info()[0] for table in (addresses, sizes, layouts))
     try:
-        *numbers, odd = _C.read_tensors(EXCHANGE, list(tensors), INSIDE, *tables)
+        *numbers, odd = _C.read_tensors(EXCHANGE, listed, INSIDE, COUNTER, *tables)
     except (RuntimeError, BufferError, TypeError, ValueError):  # a tensor without memory of its own, such as a fake one
         return None
     return TensorList(addresses, sizes, layouts, tuple(numbers[:2]), tuple(numbers[2:])) if odd < 0 else None

@@ -103,14 +103,14 @@ def test_what_has_no_memory_or_is_no_tensor_is_refused():
     assert lists.read(fake) is None
     assert lists.read([torch.ones(2), 3.0]) is None
     with pytest.raises(ValueError, match="expected at least 1"):
-        _C.read_tensors(lists.EXCHANGE, [], 0, 0, 0, 0)
+        _C.read_tensors(lists.EXCHANGE, [], 0, 0, 0, 0, 0)
 
 
 @pytest.mark.skipif(lists.EXCHANGE is None, reason="this torch has no DLPack C exchange interface")
-@pytest.mark.parametrize("place", [0, 1, 5, 9, 19])
+@pytest.mark.parametrize("place", [0, 1, 15, 16, 40, 79])
 @pytest.mark.parametrize("other", [3.0, None, "", (), object()], ids=lambda other: type(other).__name__)
 def test_what_is_no_tensor_is_not_looked_into_ahead_of_its_turn(place, other):
-    tensors = [torch.ones(2) for _ in range(20)]
+    tensors = [torch.ones(2) for _ in range(80)]
     tensors[place] = other
     assert lists.read(tensors) is None
 
@@ -121,6 +121,17 @@ def test_the_word_inside_is_the_tensors_own_address():
     for x in (torch.ones(3), torch.nn.Parameter(torch.ones(3))):
         words = (ctypes.c_size_t * (lists.INSIDE + 1)).from_address(id(x))
         assert words[lists.INSIDE] == x._cdata
+
+
+@pytest.mark.skipif(lists.EXCHANGE is None, reason="this torch has no DLPack C exchange interface")
+def test_the_counters_word_leads_to_the_tensors_version():
+    assert lists.COUNTER > 0
+    for x in (torch.ones(3), torch.nn.Parameter(torch.ones(3))):
+        counter = lists._words(x._cdata, lists.COUNTER + 1)[lists.COUNTER]
+        numbers = (ctypes.c_uint32 * 6).from_address(counter)
+        before = list(numbers)
+        torch.autograd.graph.increment_version(x)
+        assert [b - a for a, b in zip(before, numbers, strict=True) if a != b] == [1]
 
 
 def test_a_table_made_during_a_capture_gets_its_numbers_afterwards():
