@@ -224,7 +224,7 @@ Matrix matrix(const E* dense, const E* sparse, int64_t T, int64_t D, std::vector
 template <class E>
 void fwd(const E* dense, const E* sparse, E* out, int64_t B, int64_t T, int64_t D) {
     const int64_t R = T + 1, pairs = R * T / 2;
-    parallel_shares(B, 1, [&](int64_t first, int64_t last) {
+    parallel_pieces(B, 16, 32, [&](int64_t first, int64_t last) {
         std::vector<float> floats(R * padded(D)), triangle(pairs);
         std::vector<const float*> rows(R + 3);
         for (int64_t b = first; b < last; ++b) {
@@ -247,7 +247,7 @@ void bwd(const E* dense, const E* sparse, const E* dout, E* ddense, E* dsparse, 
     bool streaming = false;
     if constexpr (std::is_same_v<E, float>)
         streaming = worth_streaming(dsparse, B * T, D) && worth_streaming(ddense, B * T, D);
-    parallel_shares(B, 1, [&](int64_t first, int64_t last) {
+    parallel_pieces(B, 16, 32, [&](int64_t first, int64_t last) {
         std::vector<float> rows(R * width), grads(R * width), weights(stride * stride), direct(width);
         std::vector<float> triangle(stride * (stride - 1) / 2 + kLanes);  // of `stride` rows, zeros from row R on
         for (int64_t b = first; b < last; ++b) {

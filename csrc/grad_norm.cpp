@@ -21,7 +21,7 @@ void grad_norm(uintptr_t grads, uintptr_t sizes, uintptr_t counts, uintptr_t gra
     const Ahead ahead[] = {
         {sizes, count, {lists[kFloat32]}}, {sizes, count, {lists[kBFloat16]}}, {sizes, count, {lists[kFloat16]}}};
     std::vector<double> sums(chunks, 0.0);  // one a chunk, not one a thread: the same sums whoever takes a chunk
-    parallel_shares(chunks, 1, [&](int64_t first, int64_t last) {
+    parallel_pieces(chunks, 1, 1, [&](int64_t first, int64_t last) {
         float block[kBlock];
         for (int64_t chunk = first; chunk < last; ++chunk) {
             line.walk(chunk * kChunk, std::min((chunk + 1) * kChunk, total),

@@ -151,7 +151,7 @@ void lamb_moments(uintptr_t params, uintptr_t grads, uintptr_t exp_avgs, uintptr
     // Cut by chunk and by tensor: each next part has the next chunk or the next tensor, so their sum numbers it.
     const int64_t chunks = (line.total() + kChunk - 1) / kChunk;
     std::vector<TwoSums> sums(chunks + count);
-    parallel_shares(chunks, 1, [&](int64_t first, int64_t last) {
+    parallel_pieces(chunks, 1, 1, [&](int64_t first, int64_t last) {
         for (int64_t chunk = first; chunk < last; ++chunk)
             line.walk(chunk * kChunk, std::min((chunk + 1) * kChunk, line.total()),
                       [&](int64_t i, int64_t begin, int64_t end) {

@@ -11,8 +11,8 @@
 // the first tensor that isn't like it, has gaps or no memory, -1 if there is none. Fills addresses, sizes and layouts,
 // int64 [n] each, up to there; a layout is 0 for row-major order, and another number for each other order of
 // dimensions. `tensors` must not be empty. inside: which word of a tensor's Python object holds the address of its C++
-// object; counter: which word of that holds the address of its version counter. 0 where that isn't known: they only make
-// reading, and counting a version up afterwards, faster. Raises what the framework raises for an object that is no
+// object; counter: which word of that holds the address of its version counter. 0 where that isn't known: they only
+// make reading, and counting a version up afterwards, faster. Raises what the framework raises for an object that is no
 // tensor.
 std::tuple<int, int, int, int, int64_t> read_tensors(const pybind11::capsule& exchange, const pybind11::list& tensors,
                                                      int64_t inside, int64_t counter, uintptr_t addresses,

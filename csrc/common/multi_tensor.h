@@ -38,10 +38,10 @@ class Line {
         }
     }
 
-    // The same for all tensors, each thread taking one stretch of the line.
+    // The same for all tensors, the threads taking stretches of the line.
     template <class Body>
     void each(Body&& body) const {
-        parallel_shares(total(), kChunk, [&](int64_t first, int64_t last) { walk(first, last, body); });
+        parallel_pieces(total(), kChunk, kChunk / 4, [&](int64_t first, int64_t last) { walk(first, last, body); });
     }
 
    private:

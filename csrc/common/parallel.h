@@ -2,6 +2,7 @@
 #pragma once
 #include <omp.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <exception>
@@ -43,6 +44,23 @@ void parallel_shares(int64_t count, int64_t grain, Body&& body) {
         error.run([&] { body(count * me / given, count * (me + 1) / given); });
     }
     error.rethrow();
+}
+
+// The same in pieces of decreasing size, multiples of `least`: whichever thread is free takes the next one. Where
+// bodies need no share of their own: of two equal shares, one would wait for the other's thread to be woken, and then
+// be woken.
+template <class Body>
+void parallel_pieces(int64_t count, int64_t grain, int64_t least, Body&& body) {
+    std::atomic<int64_t> next{0};
+    parallel_shares(count, grain, [&](int64_t, int64_t) {
+        const int64_t given = omp_get_num_threads(), parts = given > 1 ? 2 * given : 1;
+        for (int64_t first = next; first < count;) {
+            const int64_t last = std::min(count, first + std::max((count - first) / parts / least, int64_t{1}) * least);
+            if (!next.compare_exchange_weak(first, last)) continue;  // `first` is what another thread left
+            body(first, last);
+            first = next;
+        }
+    });
 }
 
 // Calls body(task) for each task in [0, tasks); whichever thread is free takes the next one.

@@ -43,11 +43,14 @@ class TaskList {
             require_at_least(op, "a tensor's size", sizes[i], 0);
             if (sizes[i] > kChunk) add_large(i, sizes[i]);
         }
-        // As many small neighbours to a task as make a chunk. They come last: the shortest tasks end at the same time.
+        // Small neighbours together, a quarter of a chunk. They come last: the shortest tasks end at the same time.
         for (int64_t first = 0, last = 0; last < count; first = last) {
-            for (int64_t held = 0; last < count && (held += sizes[last]) <= kChunk;) ++last;
-            if (first < last) add({Task::kBoth, first, last, 0, 0});
-            if (last < count && sizes[last] > kChunk) ++last;
+            for (int64_t held = 0; last < count && (held += sizes[last]) <= kChunk / 4;) ++last;
+            if (first == last && sizes[last] <= kChunk) ++last;
+            if (first < last)
+                add({Task::kBoth, first, last, 0, 0});
+            else
+                ++last;
         }
         add_second_passes(INT64_MAX);
     }
