@@ -18,7 +18,7 @@ def random_bits(state_ptr, site, rows, first_col, ROWS: tl.constexpr, COLS: tl.c
     group = zero + (first_col // 8 + tl.arange(0, GROUPS))[None, :].to(tl.uint32)
     row = zero + rows[:, None].to(tl.uint32)
     step = zero + tl.load(state_ptr + 1).to(tl.uint32)
-    w0, w1, w2, w3 = tl.philox(tl.load(state_ptr), group, row, step, zero + site.to(tl.uint32), ROUNDS)
+    w0, w1, w2, w3 = tl.philox(tl.load(state_ptr), group, row, step, zero + tl.cast(site, tl.uint32), ROUNDS)
     words = tl.reshape(tl.join(tl.join(w0, w2), tl.join(w1, w3)), [ROWS, GROUPS * 4])
     halves = tl.join(words & 0xFFFF, words >> 16)
     return tl.reshape(halves, [ROWS, COLS]).to(tl.int32)
