@@ -1,10 +1,10 @@
 """attention: self-attention of sequences of any lengths, forward + backward, against PyTorch's on padded batches.
 
-cpp, triton, ref  ops.attention by each backend
+cpp, triton, varlen_attn, flash_attn, ref  ops.attention by each backend
 sdpa mask     F.scaled_dot_product_attention on the padded batch with a mask of its keys: as BERT's models call it
 sdpa each     the same on one sequence after the other, without padding
 torch compile torch.compile of "sdpa mask"
-flash_attn    flash_attn_varlen_qkvpacked_func, its dropout by torch's generator
+flash-attn    flash_attn_varlen_qkvpacked_func as it is, its dropout by torch's generator
 """
 
 import sys
@@ -16,12 +16,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mlperf_fast.ops.attention import attention
+from mlperf_fast.ops.attention import ATTENTION, attention
 from mlperf_fast.ops.dropout import dropout_state
 
 from . import command, machine
 from .competitors import backends, best, compiled, library
-from .measure import Local, Row, compare, rotation
+from .measure import ABSENT, Local, Row, compare, rotation
 
 DEVICES = ("cpu", "cuda")
 
@@ -73,13 +73,16 @@ def measure(chosen: Namespace, cases: Sequence[Case] | None = None) -> Iterator[
         candidates = backends(
             "attention", chosen.device, case.dtype, lambda name, c=case, i=packed: both_ways(ours(c, name, i[0][0]), i)
         )
+        for name, line in ATTENTION.table.items():
+            why = line.asks and isinstance(candidates[name], Local) and line.asks(packed[0][0], dropout=case.p > 0)
+            candidates |= {name: ABSENT + why} if why else {}
         candidates["sdpa mask"] = Local(both_ways(sdpa_mask(case, chosen.device), padded))
         candidates["sdpa each"] = Local(both_ways(sdpa_each(case), packed))
         candidates["torch compile"] = compiled(
             chosen, lambda c=case, i=padded: both_ways(torch.compile(sdpa_mask(c, i[0][0].device)), i)
         )
         if case.dtype is not torch.float32:  # which it doesn't take
-            candidates["flash_attn"] = library(
+            candidates["flash-attn"] = library(
                 "flash-attn", chosen.device, lambda c=case, i=packed: both_ways(flash_attn(c, i[0][0]), i)
             )
         results = compare(candidates, command.effort(chosen))

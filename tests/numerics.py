@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, settings
 from torch import Tensor
 
 from mlperf_fast import _C, _cuda
-from mlperf_fast.ops.backend import INTERPRETED, OPS
+from mlperf_fast.ops.backend import INTERPRETED, LIBRARIES, OPS
 
 EMULATED = _cuda.EMULATED
 GPU = torch.cuda.is_available()
@@ -47,7 +47,7 @@ def cases(op: str) -> list:
 
 def device(backend: str) -> str:
     """Where a test's tensors must lie: on the CPU wherever the backend can."""
-    on_gpu = {"cuda": not EMULATED, "triton": not INTERPRETED}
+    on_gpu = {"cuda": not EMULATED, "triton": not INTERPRETED, **dict.fromkeys(LIBRARIES, True)}
     return "cuda" if on_gpu.get(backend) else "cpu"
 
 

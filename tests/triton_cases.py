@@ -5,6 +5,7 @@ Which constants a launch takes comes from the kernels' own tile functions.
 
 import torch
 from mlperf_fast.kernels import (
+    attention,
     bias_gelu,
     dot_interaction,
     embedding_bag,
@@ -20,6 +21,36 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 def sized(n: int) -> str:
     return "i32:16" if n % 16 == 0 else "i32"
+
+
+def attention_cases():
+    kernels = (
+        (attention._attention_fwd_kernel, attention.FORWARD),
+        (attention._attention_bwd_dq_kernel, attention.QUERIES),
+        (attention._attention_bwd_dkv_kernel, attention.KEYS),
+    )
+    # BERT's heads; the largest, the smallest
+    kinds = [(64, name, state) for name in DTYPES for state in ("*i64", None) if name != "fp16" or state]
+    for D, name, state in (
+        *kinds,
+        (32, "bf16", "*i64"),
+        (128, "bf16", "*i64"),
+        (128, "fp32", "*i64"),
+        (16, "fp32", "*i64"),
+    ):
+        arguments = {
+            **dict.fromkeys(("qkv_ptr", "out_ptr", "dout_ptr", "dqkv_ptr"), f"*{name}"),
+            **dict.fromkeys(("lse_ptr", "delta_ptr"), "*fp32"),
+            "cu_seqlens_ptr": "*i32",
+            "state_ptr": state,
+            **dict.fromkeys(("threshold", "T", "H", "b", "longest"), "i32"),
+            "site": 1 if D == 16 else "i32",  # Triton compiles a 1 in
+            **dict.fromkeys(("keep_scale", "scale"), "fp32"),
+            "UPCAST": False,
+        }
+        for kernel, blocks in kernels:
+            sizes = attention.tile(D, DTYPES[name], blocks)
+            yield f"{D}-{name}-{'dropout' if state else 'plain'}", kernel, {**arguments, **sizes}
 
 
 def bias_gelu_cases():
@@ -171,6 +202,7 @@ def softmax_cross_entropy_cases():
 CASES = [
     (kernel, name, arguments)
     for cases in (
+        attention_cases,
         bias_gelu_cases,
         dot_interaction_cases,
         embedding_bag_cases,

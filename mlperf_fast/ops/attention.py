@@ -7,13 +7,14 @@ is stored.
 
 import math
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from mlperf_fast import _C
 from mlperf_fast.errors import UserError
-from mlperf_fast.ops.backend import Applies, Op, define, once_only, resolve, shortcut
+from mlperf_fast.ops.backend import LIBRARIES, TRITON_DEVICES, Applies, Op, define, once_only, resolve, shortcut
 from mlperf_fast.ops.checks import FLOATS, address, check, check_rank, native
 from mlperf_fast.ops.dropout import check_dropout, dropout_ref
 
@@ -41,13 +42,50 @@ def attention_ref(
 
 # 2. Who can do it, best first, and when ---------------------------------------------------------------------------
 
+
+def _library_asks(qkv: Tensor, dropout: bool) -> str | None:
+    if dropout:
+        return (
+            "p isn't 0, and a library drops by its own generator, not by the counter that is the same on all backends"
+        )
+    if qkv.shape[-1] % 8 or qkv.shape[-1] > 256:
+        return f"its heads have {qkv.shape[-1]}; libraries take multiples of 8 up to 256"
+    major, minor = torch.cuda.get_device_capability(qkv.device)
+    return None if major >= 8 else f"the device is of compute capability {major}.{minor}; libraries take 8.0 and newer"
+
+
+# The libraries' kernels are behind Triton's, untested against them on a GPU: they can't take BERT's training, which
+# drops, and one choice for training and evaluation is what a run's log can tell.
 ATTENTION = Op(
     "attention",
     {
         "cpp": Applies(("cpu",), FLOATS),
+        "triton": Applies(TRITON_DEVICES, FLOATS),
+        "varlen_attn": Applies(("cuda",), FLOATS[1:], _library_asks),
+        "flash_attn": Applies(("cuda",), FLOATS[1:], _library_asks),
         "ref": Applies(),
     },
 )
+
+
+def _by_library(qkv: Tensor, cu_seqlens: Tensor, longest: int, scale: float, name: str) -> Tensor:
+    """By another library's op and gradient. What these leave unwritten, tokens of no sequence, becomes 0 here."""
+    T, _, _, D = qkv.shape
+    real = (torch.arange(T, device=qkv.device) < cu_seqlens[-1])[:, None, None]
+    qkv = torch.where(real.unsqueeze(-1), qkv, 0)
+    if 0 in (T, longest, cu_seqlens.shape[0] - 1):
+        return qkv[:, 0]
+    if name == "flash_attn":
+        from flash_attn import flash_attn_varlen_qkvpacked_func
+
+        out = flash_attn_varlen_qkvpacked_func(qkv, cu_seqlens, longest, softmax_scale=scale)
+    else:
+        from torch.nn.attention.varlen import varlen_attn
+
+        given: dict[str, Any] = {} if scale == 1 / math.sqrt(D) else {"scale": scale}  # which torch 2.10 doesn't know
+        q, k, v = qkv.unbind(1)
+        out = varlen_attn(q, k, v, cu_seqlens, cu_seqlens, longest, longest, **given)
+    return torch.where(real, out, 0)
 
 
 def _forward(
@@ -64,9 +102,14 @@ def _forward(
     qkv, cu_seqlens = qkv.contiguous(), cu_seqlens.contiguous()
     out, lse = _fake_forward(qkv, cu_seqlens, longest, scale, threshold, state, site, backend)
     tensors = (qkv, cu_seqlens, out, lse)
-    sizes = (qkv.shape[0], *qkv.shape[2:], cu_seqlens.shape[0] - 1, longest)
-    dropout = (address(state), site, threshold)
-    native(_C.attention_fwd, *map(address, tensors), *sizes, scale, *dropout, FLOATS.index(qkv.dtype))
+    if backend == "cpp":
+        sizes = (qkv.shape[0], *qkv.shape[2:], cu_seqlens.shape[0] - 1, longest)
+        dropout = (address(state), site, threshold)
+        native(_C.attention_fwd, *map(address, tensors), *sizes, scale, *dropout, FLOATS.index(qkv.dtype))
+    else:
+        from mlperf_fast.kernels.attention import attention_fwd
+
+        attention_fwd(*tensors, longest, scale, state, site, threshold)
     return out, lse
 
 
@@ -87,9 +130,14 @@ def _backward(
     qkv, cu_seqlens, dout = qkv.contiguous(), cu_seqlens.contiguous(), dout.contiguous()
     dqkv = torch.empty_like(qkv)
     tensors = (qkv, cu_seqlens, out, lse, dout, dqkv)
-    sizes = (qkv.shape[0], *qkv.shape[2:], cu_seqlens.shape[0] - 1, longest)
-    dropout = (address(state), site, threshold)
-    native(_C.attention_bwd, *map(address, tensors), *sizes, scale, *dropout, FLOATS.index(qkv.dtype))
+    if backend == "cpp":
+        sizes = (qkv.shape[0], *qkv.shape[2:], cu_seqlens.shape[0] - 1, longest)
+        dropout = (address(state), site, threshold)
+        native(_C.attention_bwd, *map(address, tensors), *sizes, scale, *dropout, FLOATS.index(qkv.dtype))
+    else:
+        from mlperf_fast.kernels.attention import attention_bwd
+
+        attention_bwd(*tensors, longest, scale, state, site, threshold)
     return dqkv
 
 
@@ -165,6 +213,8 @@ def attention(
     scale       of the scores; by default 1 / sqrt(D)
     returns     [T, heads, D]
 
+    Backends varlen_attn and flash_attn, a library's each, take p = 0, 16-bit tensors, and D a multiple of 8 up to 256,
+    and run where they are named: dropout of their own would not be that of the others.
     Differentiable once in qkv. Dropout's matrix has a row for each token and head, token * heads + head, and a column
     for each place in the token's sequence; its choice is the same on every backend.
     Raises UserError for wrong shapes, dtypes or devices, and for a backend that can't run here; cpp also for wrong
@@ -183,7 +233,9 @@ def attention(
         raise UserError(f"{op}: longest is {longest!r}, expected a whole number of 0 or more")
     scale = 1 / math.sqrt(D) if scale is None else float(scale)
     threshold = check_dropout(op, p, state, site, qkv)
-    name = resolve(ATTENTION, qkv, backend)
+    name = resolve(ATTENTION, qkv, backend, dropout=threshold > 0)
     if name == "ref":
         return attention_ref(qkv, cu_seqlens, scale, threshold, state, site)
+    if name in LIBRARIES:
+        return _by_library(qkv, cu_seqlens, longest, scale, name)
     return Attention.apply(qkv, cu_seqlens, longest, scale, threshold, state, site, name)

@@ -9,6 +9,7 @@ else runs in its place.
     cuda     native GPU code (csrc/*.cu), CUDA tensors; CPU tensors instead when MLPERF_FAST_EMULATE was set before
              start (see _cuda: for tests)
     triton   kernels/, CUDA tensors; CPU tensors too when TRITON_INTERPRET=1 was set before start (slow: for tests)
+    varlen_attn, flash_attn  attention's alone: torch's own kernels for it and the package of that name, CUDA tensors
     ref      plain PyTorch, any device: the truth that the others are tested against
 """
 
@@ -26,7 +27,11 @@ from mlperf_fast import _cuda
 from mlperf_fast.errors import UserError
 
 LIBRARY = torch.library.Library("mlperf_fast", "DEF")
-BACKENDS = ("cpp", "cuda", "triton", "ref")
+LIBRARIES = {  # backends that are another library's: its module, and how to get it
+    "varlen_attn": ("torch.nn.attention.varlen", "this torch is older than 2.10, the first that has it"),
+    "flash_attn": ("flash_attn", "it isn't installed; get it with `pip install flash-attn --no-build-isolation`"),
+}
+BACKENDS = ("cpp", "cuda", "triton", *LIBRARIES, "ref")
 INTERPRETED = (
     os.environ.get("TRITON_INTERPRET") == "1"
 )  # Triton reads it when a kernel is defined, so later is too late
@@ -36,10 +41,15 @@ CUDA_DEVICES = ("cpu",) if _cuda.EMULATED else ("cuda",)
 
 @dataclass(frozen=True)
 class Applies:
-    """The condition of one line of a backend table: device types and dtypes (None: any)."""
+    """The condition of one line of a backend table: device types and dtypes (None: any), and what it asks of a call.
+
+    `asks(x, **call)` says why a call can't be taken, else None; the op hands `call` to resolve. Such a line is never
+    the table's own choice, which is one for all calls: it runs where it is named.
+    """
 
     devices: tuple[str, ...] | None = None
     dtypes: tuple[torch.dtype, ...] | None = None
+    asks: Callable[..., str | None] | None = None
 
     def fits(self, device: str, dtype: torch.dtype) -> bool:
         return (self.devices is None or device in self.devices) and (self.dtypes is None or dtype in self.dtypes)
@@ -63,13 +73,16 @@ _used: dict[str | None, str] = {}  # what `with use_backend` holds now; the key 
 _own: dict[tuple[str, str, torch.dtype], str] = {}  # (op, device type, dtype) -> the table's first that fits
 
 
-def resolve(op: Op, x: torch.Tensor, backend: str | None = None) -> str:
+def resolve(op: Op, x: torch.Tensor, backend: str | None = None, **call: Any) -> str:
     """The name of the backend that runs `op` on `x`, about a microsecond. UserError when it can't."""
     device = x.device.type
     name = backend or _wanted(op, device, x.dtype)
     applies = op.table.get(name)
     if applies is None or not applies.fits(device, x.dtype):
         raise UserError(_refusal(op, name, device, x.dtype))
+    why = applies.asks(x, **call) if applies.asks else None
+    if why:
+        raise UserError(f"{op.name}: backend {name} can't take this call: {why}")
     return name
 
 
@@ -162,7 +175,7 @@ def _wanted(op: Op, device: str, dtype: torch.dtype) -> str:
             return name
     own = _own.get((op.name, device, dtype))
     if own is None:
-        own = next(name for name, a in op.table.items() if a.fits(device, dtype) and _installed(name))
+        own = next(n for n, a in op.table.items() if a.asks is None and a.fits(device, dtype) and _installed(n))
         _own[op.name, device, dtype] = own
     return own
 
@@ -170,18 +183,21 @@ def _wanted(op: Op, device: str, dtype: torch.dtype) -> str:
 def _installed(name: str) -> bool:
     if name == "cuda":
         return _cuda.absence is None
-    return name != "triton" or find_spec("triton") is not None
+    module = "triton" if name == "triton" else LIBRARIES.get(name, ("torch",))[0]
+    return find_spec(module) is not None
 
 
 def _absence(name: str) -> str | None:
     if name == "cuda" and _cuda.absence:
         return _cuda.absence
     if not _installed(name):
-        return "triton is not installed; get it with `pip install 'mlperf_fast[triton]'`"
+        return LIBRARIES.get(name, ("", "triton is not installed; get it with `pip install 'mlperf_fast[triton]'`"))[1]
     if name == "cuda" and not (_cuda.EMULATED or torch.cuda.is_available()):
         return "no CUDA device; `make emulate` runs the tests of its kernels on the CPU"
     if name == "triton" and not (INTERPRETED or torch.cuda.is_available()):
         return "no CUDA device; to run its kernels on the CPU, slowly, set TRITON_INTERPRET=1 before start"
+    if name in LIBRARIES and not torch.cuda.is_available():
+        return "no CUDA device"
     return None
 
 

@@ -18,6 +18,7 @@ if find_spec("triton") is None:
 
 import budgets
 from mlperf_fast.kernels import (
+    attention,
     bias_gelu,
     dot_interaction,
     embedding_bag,
@@ -47,6 +48,7 @@ def test_the_table_has_no_other_kernels():
 
 
 MODULES = [
+    attention,
     bias_gelu,
     dot_interaction,
     embedding_bag,

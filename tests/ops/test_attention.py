@@ -10,6 +10,7 @@ from numerics import EXAMPLES, LAYOUTS, backends, cases, compare, device, lay_ou
 
 from mlperf_fast.errors import UserError
 from mlperf_fast.ops import attention
+from mlperf_fast.ops.backend import OPS, chosen, reasons
 from mlperf_fast.ops.dropout import dropout_state, keep_scale, random_bits, threshold
 
 OP = "attention"
@@ -193,6 +194,66 @@ def test_dropout_keeps_its_share_and_the_mean():
     n, share = L * L * H, threshold(p) / 65536
     assert abs(float((out == 0).sum()) - n * share) < 5 * (n * share * (1 - share)) ** 0.5
     assert abs(float(out.sum(-1).mean()) - 1) < 5 * (share / (1 - share) / n) ** 0.5
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", ["varlen_attn", "flash_attn"])
+def test_libraries(name, dtype):
+    """Both directions, with an empty sequence and tokens of none; a scale; nothing to do."""
+    if reasons()[name]:
+        pytest.skip(f"{name}: {reasons()[name]}")
+    lengths = [130, 0, 7]
+    for D, scale in ((64, None), (40, 0.3)):
+        qkv, _, dout = inputs(lengths, 2, D, dtype, tail=5)
+        check(name, qkv, lengths, dout, longest=256, scale=scale)
+    qkv = torch.ones(3, 3, 2, 64, dtype=dtype, device="cuda")
+    assert not attention(qkv, cu_seqlens_of([], "cuda"), 0, backend=name).any()
+    with pytest.raises(UserError, match="p isn't 0, and a library drops by its own generator"):
+        attention(qkv, cu_seqlens_of([3], "cuda"), 3, p=0.1, state=state_of(0, "cuda"), backend=name)
+
+
+def test_a_library_runs_only_where_it_is_named_and_can():
+    for name in ("varlen_attn", "flash_attn"):
+        asks = OPS[OP].table[name].asks
+        assert "p isn't 0" in asks(torch.zeros(2, 3, 1, 64), dropout=True)
+        assert "its heads have 20" in asks(torch.zeros(2, 3, 1, 20), dropout=False)
+        assert "its heads have 264" in asks(torch.zeros(2, 3, 1, 264), dropout=False)
+    assert chosen(OP, "cuda", torch.bfloat16) == "triton"
+
+
+@pytest.mark.parametrize("backend", [p for p in backends(OP) if p.values[0] == "triton"], indirect=True)
+def test_nothing_outside_of_the_tensors_is_touched(backend):
+    """Whatever cu_seqlens holds: NaN around qkv isn't read, what lies around the results isn't written."""
+    from mlperf_fast.kernels.attention import attention_bwd, attention_fwd
+
+    T, H, D, margin = 20, 2, 16, 64
+    where = device(backend)
+
+    def fenced(*shape, fence):
+        whole = torch.full((margin + math.prod(shape) + margin,), fence, device=where)
+        inner = whole[margin:-margin].view(shape)
+        inner.fill_(0.5)
+        return whole, inner
+
+    for bounds in ([-5, 7, 3, 99], [0, 2**31 - 1, -(2**31)], [30, 40], [0, 20, 20]):
+        cu_seqlens = torch.tensor(bounds, dtype=torch.int32, device=where)
+        (_, qkv), (_, dout) = fenced(T, 3, H, D, fence=torch.nan), fenced(T, H, D, fence=torch.nan)
+        results = [fenced(*shape, fence=7.0) for shape in ((T, H, D), (T, H), (T, 3, H, D))]
+        out, lse, dqkv = (inner for _, inner in results)
+        call = (33, 0.25, state_of(0, where), 0, 6554)
+        attention_fwd(qkv, cu_seqlens, out, lse, *call)
+        attention_bwd(qkv, cu_seqlens, out, lse, dout, dqkv, *call)
+        for whole, inner in results:
+            assert not inner.isnan().any(), bounds
+            assert bool((whole[:margin] == 7).all() and (whole[-margin:] == 7).all()), bounds
+
+
+@pytest.mark.parametrize("backend", [p for p in backends(OP) if p.values[0] == "triton"], indirect=True)
+def test_head_sizes_of_triton(backend):
+    qkv, cu_seqlens, _ = (t.to(device(backend)) for t in inputs([3], 1, 80, torch.float32))
+    with pytest.raises(UserError, match="backend triton takes heads of 16, 32, 64, 128, found 80"):
+        attention(qkv, cu_seqlens, 3, backend=backend)
 
 
 def test_reference_gradient():

@@ -110,7 +110,10 @@ def test_absent_backend_says_how_to_get_it(monkeypatch):
             lambda: dot_interaction(DENSE, SPARSE, backend="tritno"),
             "no backend is called 'tritno'; did you mean 'triton'",
         ),
-        (lambda: set_default_backend("xyz"), "no backend is called 'xyz'; there are cpp, cuda, ref, triton"),
+        (
+            lambda: set_default_backend("xyz"),
+            "no backend is called 'xyz'; there are cpp, cuda, flash_attn, ref, triton, varlen_attn",
+        ),
         (lambda: use_backend("cpp", op="dot_interacton").__enter__(), "did you mean 'dot_interaction'"),
         (lambda: resolve(OPS["dot_interaction"], DENSE.to("meta"), "cpp"), "cpp takes tensors on cpu, found meta"),
         (lambda: dot_interaction(DENSE.half(), SPARSE.half(), backend="cpp"), "found float16; backend='ref'"),

@@ -12,7 +12,6 @@ NAMES = sorted(path.stem for path in (ROOT / "mlperf_fast" / "ops").glob("*.py")
 # What an op doesn't have, and why.
 ABSENT = {
     ("cuda", "attention"): "Triton's tiles go through tensor cores as they do, and libraries have their own",
-    ("triton", "attention"): "its kernels follow",
     ("cuda", "roc_auc"): "as for triton",
     ("cuda", "bias_gelu"): "as for layer_norm",
     ("cuda", "layer_norm"): "Triton reads each row once, which is all there is to gain",
