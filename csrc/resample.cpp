@@ -62,15 +62,16 @@ void add_rows(const uint8_t* rows, int64_t row_bytes, const float* weights, int6
 }
 
 // values[3 i ..] = output pixel i of a line of sums; reads and writes one value more than the last pixel has.
-void across(const float* sums, const Taps& taps, int64_t offset, bool mirror, int64_t out, float* values) {
+void across(const float* sums, const Taps& taps, int64_t offset, int64_t pixel_bytes, bool mirror, int64_t out,
+            float* values) {
     for (int64_t i = 0; i < out; ++i) {
         const int64_t from = mirror ? out - 1 - i : i;
-        const float* pixel = sums + 3 * (taps.first[from] - offset);
+        const float* pixel = sums + pixel_bytes * (taps.first[from] - offset);
         const float* weights = taps.weights.data() + from * taps.most;
         Four sum{};
         for (int64_t k = 0; k < taps.count[from]; ++k) {
             Four value;
-            std::memcpy(&value, pixel + 3 * k, sizeof value);
+            std::memcpy(&value, pixel + pixel_bytes * k, sizeof value);
             sum += value * weights[k];
         }
         std::memcpy(values + 3 * i, &sum, sizeof sum);
@@ -85,12 +86,13 @@ inline float rounded(float x) {
 
 }  // namespace
 
-void resample(uintptr_t image, int64_t height, int64_t width, int64_t row_bytes, double top, double left,
-              double box_height, double box_width, bool antialias, bool mirror, int64_t type, float mean_r,
+void resample(uintptr_t image, int64_t height, int64_t width, int64_t pixel_bytes, int64_t row_bytes, double top,
+              double left, double box_height, double box_width, bool antialias, bool mirror, int64_t type, float mean_r,
               float mean_g, float mean_b, float scale_r, float scale_g, float scale_b, int64_t out_height,
               int64_t out_width, uintptr_t out) {
     constexpr double kSlack = 1e-6;  // a box computed in floating point may end so much behind the image
-    if (height < 1 || width < 1 || out_height < 1 || out_width < 1 || row_bytes < 3 * width)
+    if (height < 1 || width < 1 || out_height < 1 || out_width < 1 || (pixel_bytes != 3 && pixel_bytes != 4) ||
+        row_bytes < pixel_bytes * width)
         throw std::invalid_argument("resample: an image without pixels");
     if (!(top >= 0 && left >= 0 && box_height > 0 && box_width > 0 &&
           top + box_height <= static_cast<double>(height) + kSlack &&
@@ -101,15 +103,15 @@ void resample(uintptr_t image, int64_t height, int64_t width, int64_t row_bytes,
     const Taps columns = taps_of(width, left, box_width, out_width, antialias);
     // Taps ascend, so these are the columns that are needed.
     const int64_t begin = columns.first.front(), end = columns.first.back() + columns.count.back();
-    const int64_t n = 3 * (end - begin), values = 3 * out_width;
+    const int64_t n = pixel_bytes * (end - begin), values = 3 * out_width;
     std::vector<float> sums(n + 1), line(values + 1), mean(values), scale(values);
     const float means[3] = {mean_r, mean_g, mean_b}, scales[3] = {scale_r, scale_g, scale_b};
     for (int64_t j = 0; j < values; ++j) mean[j] = means[j % 3], scale[j] = scales[j % 3];
-    const auto* pixels = reinterpret_cast<const uint8_t*>(image) + 3 * begin;
+    const auto* pixels = reinterpret_cast<const uint8_t*>(image) + pixel_bytes * begin;
     for (int64_t y = 0; y < out_height; ++y) {
         add_rows(pixels + rows.first[y] * row_bytes, row_bytes, rows.weights.data() + y * rows.most, rows.count[y], n,
                  sums.data());
-        across(sums.data(), columns, begin, mirror, out_width, line.data());
+        across(sums.data(), columns, begin, pixel_bytes, mirror, out_width, line.data());
         const float* from = line.data();
         if (type == kResampleUint8) {
             uint8_t* to = reinterpret_cast<uint8_t*>(out) + y * values;

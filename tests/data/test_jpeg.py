@@ -184,6 +184,33 @@ def test_resizing_follows_the_rule(size, box, out, mirror, antialias, monkeypatc
         np.testing.assert_allclose(real, (whole - np.float32(mean)) / np.float32(std), rtol=1e-5, atol=1e-5)
 
 
+def test_a_fourth_byte_and_rows_that_lie_apart_change_nothing():
+    pixels = picture(60, 70)
+    four = np.concatenate([pixels, np.full((60, 70, 1), 255, np.uint8)], axis=2)
+    for antialias in (False, True):
+        wanted, out = np.zeros((2, 17, 19, 3), np.float32)
+        jpeg.resample(np.ascontiguousarray(pixels[11:51, 20:66]), Box(1, 2, 33, 44), True, wanted, antialias)
+        for part in (pixels[11:51, 20:66], four[11:51, 20:66]):
+            jpeg.resample(part, Box(1, 2, 33, 44), True, out, antialias)
+            assert np.array_equal(out, wanted)
+
+
+@pytest.mark.parametrize(("height", "width", "kept"), [(37, 51, 4), (1, 1, 4), (2100, 2100, 3)])
+def test_an_images_own_memory(height, width, kept):
+    """It outlives the image's name; above 16 MB it has several pieces, and is copied."""
+    image = jpeg.decode(photo(height, width))
+    wanted = np.asarray(image)
+    pixels = jpeg.pixels_of(image)
+    assert pixels.shape == (height, width, kept)
+    del image
+    others = [jpeg.decode(photo(height, width, quality=5)) for _ in range(3)]
+    assert np.array_equal(pixels[..., :3], wanted)
+    assert others
+    if kept == 4:
+        with pytest.raises(ValueError, match="read-only"):
+            pixels[0, 0, 0] = 1
+
+
 @pytest.mark.parametrize("antialias", [False, True])
 def test_resizing_is_pillows(antialias):
     pixels = picture(211, 333)

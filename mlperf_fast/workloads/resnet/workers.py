@@ -34,12 +34,12 @@ class Decoded:
         self.kept: dict[int, np.ndarray] = {}
 
     def pixels(self, number: int) -> np.ndarray:
-        """uint8 [height, width, 3]; UserError names an image that can't be decoded."""
+        """uint8 [height, width, 3 or 4], see jpeg.pixels_of; UserError names an image that can't be decoded."""
         found = self.kept.get(number)
         if found is not None:
             return found
         try:
-            pixels = np.asarray(jpeg.decode(self.images.read(number).data))
+            pixels = jpeg.pixels_of(jpeg.decode(self.images.read(number).data))
         except jpeg.BadImage as error:
             raise UserError(
                 f"{self.images.name(number)} {error}. Prepare the data set anew: it decodes each image"
