@@ -74,7 +74,6 @@ _adam_op = define(
 # 4. The public function ---------------------------------------------------------------------------------------------
 
 
-@torch.no_grad()
 def adam_(
     params: Sequence[Tensor],
     grads: Sequence[Tensor],

@@ -41,7 +41,6 @@ _ema_op = define(
 # 4. The public function ---------------------------------------------------------------------------------------------
 
 
-@torch.no_grad()
 def ema_(
     averages: Sequence[Tensor],
     params: Sequence[Tensor],

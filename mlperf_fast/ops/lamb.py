@@ -120,7 +120,6 @@ _apply_op = define(
 # 4. The public functions --------------------------------------------------------------------------------------------
 
 
-@torch.no_grad()
 def lamb_(
     params: Sequence[Tensor],
     grads: Sequence[Tensor],
@@ -182,7 +181,6 @@ def lamb_(
     update("lamb_", lists, resolve(LAMB, params[0], backend), lamb_ref_, _lamb, _lamb_op, arguments)
 
 
-@torch.no_grad()
 def lamb_moments_(
     params: Sequence[Tensor], grads: Sequence[Tensor], exp_avgs: Sequence[Tensor], exp_avg_sqs: Sequence[Tensor],
     step: Tensor, *, grad_norm: Tensor | None = None, grad_scale: Tensor | None = None,
@@ -209,7 +207,6 @@ def lamb_moments_(
     return squares
 
 
-@torch.no_grad()
 def lamb_apply_(
     params: Sequence[Tensor], exp_avgs: Sequence[Tensor], exp_avg_sqs: Sequence[Tensor], squares: Tensor, lr: Tensor,
     step: Tensor, *, found_inf: Tensor | None = None, copies: Sequence[Tensor] = (),

@@ -68,7 +68,6 @@ _lars_op = define(
 # 4. The public function ---------------------------------------------------------------------------------------------
 
 
-@torch.no_grad()
 def lars_(
     params: Sequence[Tensor],
     grads: Sequence[Tensor],

@@ -69,7 +69,6 @@ _sgd_op = define(
 # 4. The public function ---------------------------------------------------------------------------------------------
 
 
-@torch.no_grad()
 def sgd_(
     params: Sequence[Tensor],
     grads: Sequence[Tensor],

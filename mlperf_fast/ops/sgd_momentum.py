@@ -70,7 +70,6 @@ _sgd_momentum_op = define(
 # 4. The public function ---------------------------------------------------------------------------------------------
 
 
-@torch.no_grad()
 def sgd_momentum_(
     params: Sequence[Tensor],
     grads: Sequence[Tensor],

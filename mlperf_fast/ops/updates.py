@@ -77,8 +77,8 @@ def call_native(
         check_stored(op, name, lists[name], (torch.float32,))
     types = [check_stored(op, name, lists[name]) for name in mixed]
     first = next(iter(present))
-    for written in (first, "copies"):
-        torch.autograd.graph.increment_version(lists.get(written, ()))
+    for written in present.keys() & {first, "copies"}:
+        torch.autograd.graph.increment_version(lists[written])
     tables = [found[name].table if name in found else 0 for name in lists]
     sizes, count = found[first].sizes.buffer_info()[0], len(lists[first])
     numbers = (*tables, sizes, count, *types, *map(_number, arguments))
@@ -116,11 +116,12 @@ def update(
     if backend != "ref" and not traced():
         native(*arguments, backend)
         return
-    raise_for_odd_one(op, lists)
-    if backend == "ref":
-        reference(*arguments)
-    else:
-        registered(*arguments, backend)
+    with torch.no_grad():  # what native code does isn't recorded in any case
+        raise_for_odd_one(op, lists)
+        if backend == "ref":
+            reference(*arguments)
+        else:
+            registered(*arguments, backend)
 
 
 def write(x: Tensor, new: Tensor, found_inf: Tensor | None) -> None:
