@@ -1,6 +1,7 @@
-"""What is demanded and what was measured, in one table: of DLRM's ops and step, and of the optimizers.
+"""What is demanded and what was measured, in one table: of DLRM's and BERT's ops and steps, and of the optimizers.
 
     python -m benchmarks.figures dlrm_ops --fbgemm-python VENV/bin/python --dlrm-repo DIR
+    python -m benchmarks.figures bert_ops
     python -m benchmarks.figures optimizers
 
 Takes up to fifteen minutes; for results to keep the machine must be quiet. Writes SET.{md,json,csv,svg} to the folder
@@ -18,10 +19,21 @@ from types import ModuleType
 from mlperf_fast.config import nearest
 from mlperf_fast.errors import UserError
 
-from . import ceilings, command, demands, figures_dlrm, figures_optimizers, machine, options, report, roofline
+from . import (
+    ceilings,
+    command,
+    demands,
+    figures_bert,
+    figures_dlrm,
+    figures_optimizers,
+    machine,
+    options,
+    report,
+    roofline,
+)
 from .measure import Row
 
-SETS: dict[str, ModuleType] = {"dlrm_ops": figures_dlrm, "optimizers": figures_optimizers}
+SETS: dict[str, ModuleType] = {"dlrm_ops": figures_dlrm, "bert_ops": figures_bert, "optimizers": figures_optimizers}
 EXPLANATION = """
 Ratio: the competitor's median wall time over ours, interleaved in one run. Protocol: measure.py.
 

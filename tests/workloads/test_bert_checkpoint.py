@@ -190,10 +190,10 @@ def test_many_faults_are_counted_and_the_first_named(tmp_path):
 def test_a_folder_must_hold_one(tmp_path):
     folder = tmp_path / "f"
     folder.mkdir()
-    assert "must hold one TensorFlow checkpoint (found: none): name the file" in refusal(folder, tmp_path)
+    assert "holds no checkpoint: name the file" in refusal(folder, tmp_path)
     for step in (1, 2):
         tf_bundle.write(folder / f"m-{step}", reference(random_weights(), slots=()))
-    assert "(found: m-1.index, m-2.index): name the file" in refusal(folder, tmp_path)
+    assert "several checkpoints (m-1.index, m-2.index): leave the one" in refusal(folder, tmp_path)
     missing = refusal(tmp_path / "x.ckpt", tmp_path)
     assert "there is no such file, and no TensorFlow checkpoint x.ckpt.index" in missing
 

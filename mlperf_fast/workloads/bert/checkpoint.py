@@ -96,10 +96,14 @@ def convert(source: Path, out_file: Path, expected: Shapes, progress: Say) -> bo
 
     UserError says why it can't be this model's, or what is damaged.
 
-    source: a TensorFlow checkpoint's name, one of its files or the folder with them; or a file of torch.save or of
-    safetensors. A kill at any moment leaves the old file, if any, or the new one whole.
+    source: a TensorFlow checkpoint's name, or one of its files; a file of torch.save or of safetensors; or the folder
+    that holds one of them. A kill at any moment leaves the old file, if any, or the new one whole.
     """
-    source = only_checkpoint(source)
+    if source.is_dir():
+        found = find(source)
+        if found is None:
+            raise UserError(f"{source} holds no checkpoint: name the file")
+        source = found
     prefix = tf_checkpoint.prefix_of(source)
     index, benchmarks = prefix.with_name(prefix.name + ".index"), False
     if index.exists():
@@ -121,15 +125,14 @@ def convert(source: Path, out_file: Path, expected: Shapes, progress: Say) -> bo
     return benchmarks
 
 
-def only_checkpoint(source: Path) -> Path:
-    """`source`, or the only TensorFlow checkpoint in this folder."""
-    if not source.is_dir():
-        return source
-    found = sorted(source.glob("*.index"))
-    if len(found) != 1:
-        names = ", ".join(path.name for path in found[:3]) or "none"
-        raise UserError(f"{source} must hold one TensorFlow checkpoint (found: {names}): name the file")
-    return found[0]
+def find(folder: Path) -> Path | None:
+    """The checkpoint that lies in `folder`, None without one; UserError for several."""
+    kinds = ("*.index", "*.pt", "*.bin", "*.safetensors")
+    found = sorted(path for kind in kinds for path in folder.glob(kind))
+    if len(found) > 1:
+        names = ", ".join(path.name for path in found[:3])
+        raise UserError(f"{folder} holds several checkpoints ({names}): leave the one to start from")
+    return found[0] if found else None
 
 
 def read_tf(path: Path, expected: Shapes) -> dict[str, Tensor]:

@@ -50,7 +50,8 @@ from mlperf_fast.workloads.bert.wordpiece import (
 )
 
 WORK, TEXT = "unfinished", "text"
-OURS = {WORK, TEXT, TRAIN, EVAL, META_FILE, f"{META_FILE}.new", VOCAB_FILE, f"{VOCAB_FILE}.new"}
+INITIAL = "initial"  # the folder of weights to start from
+OURS = {WORK, TEXT, INITIAL, TRAIN, EVAL, META_FILE, f"{META_FILE}.new", VOCAB_FILE, f"{VOCAB_FILE}.new"}
 EVAL_SEQUENCES = 10_000
 SHARD_SEQUENCES = 36_000  # about NVIDIA's
 TO_SHARDS, IN_SHARD = 1, 2  # which random stream is drawn for what

@@ -1,0 +1,234 @@
+"""Whole BERT training steps, forward to update, on batches that lie ready in memory.
+
+    python -m benchmarks.steps_bert
+
+ours                  workloads.bert: TrainStep, no padding anywhere, LAMB; on a GPU captured as a graph
+transformers padded   Hugging Face's BertForPreTraining with SDPA on the batch padded to the greatest length, AdamW
+transformers cropped  the same, padded to the batch's own longest sequence
+transformers eager    padded, attention without SDPA
+torch compile         torch.compile of `transformers cropped`
+All have the same sequences, sizes, dropout and weights' shapes. torch has no LAMB: its fused AdamW is the peers'
+optimizer, which costs less.
+
+    python -m benchmarks.steps_bert --memory     also: the most memory that each had, in a process of its own
+"""
+
+import argparse
+import dataclasses
+import subprocess
+import sys
+from argparse import Namespace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from mlperf_fast.loop.dist import Ranks
+from mlperf_fast.loop.step import TrainStep
+from mlperf_fast.workloads.bert import data, workload
+from mlperf_fast.workloads.bert import model as bert
+from mlperf_fast.workloads.bert.presets import PRESETS, Model
+from mlperf_fast.workloads.bert.sequences import Sequences, starts_of
+
+from . import command, options
+from .competitors import compiled, library
+from .measure import Candidate, Local, Row, compare
+
+SETS = 4  # batches that rotate
+PEERS = ("transformers padded", "transformers cropped", "transformers eager", "torch compile")
+
+
+@dataclass(frozen=True)
+class Case:
+    name: str
+    words: int
+    longest: int
+    batch: int
+    model: Model
+    precision: str = "fp32"
+
+    def shape(self) -> str:
+        m = self.model
+        return f"{self.name}: {self.batch} sequences up to {self.longest}, {m.layers} layers of {m.hidden}"
+
+
+BASE = Model(hidden=768, layers=12, heads=12, intermediate=3072)
+DEMO = Case("demo", 395, 64, 32, PRESETS["demo"]().model)
+CASES = [DEMO, Case("BERT-base", 30522, 512, 8, BASE)]
+QUICK_CASES = [Case("tiny", 61, 24, 4, Model(hidden=32, layers=1, heads=2, intermediate=64))]
+
+
+def draw(case: Case, seed: int) -> Sequences:
+    """Lengths uniform up to the greatest: half of it on average; 15 % of each masked."""
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(5, case.longest + 1, case.batch)
+    masked = np.maximum(1, np.rint(0.15 * lengths)).astype(np.int64)
+    return Sequences(
+        tokens=rng.integers(5, case.words, lengths.sum()).astype(np.int16),
+        starts=starts_of(lengths),
+        first=(lengths // 2).astype(np.int16),
+        positions=np.concatenate([
+            np.sort(rng.choice(np.arange(1, n), m, replace=False)) for n, m in zip(lengths, masked, strict=True)
+        ]).astype(np.int16),
+        labels=rng.integers(5, case.words, masked.sum()).astype(np.int16),
+        mask_starts=starts_of(masked),
+        random_next=rng.integers(2, size=case.batch).astype(np.int8),
+    )  # fmt: skip
+
+
+def flops(case: Case) -> int:
+    """Forward once and backward twice: matrix products over the tokens, attention over pairs, heads over masked ones."""
+    s, m = draw(case, 0), case.model
+    tokens, masked, pairs = s.lengths.sum(), s.masked.sum(), (s.lengths**2).sum()
+    read = masked + case.batch
+    encoder = m.layers * (4 * m.hidden**2 + 2 * m.hidden * m.intermediate) * tokens + 2 * m.layers * m.hidden * pairs
+    spared = (m.hidden**2 + 2 * m.hidden * m.intermediate) * (tokens - read)
+    heads = masked * (m.hidden**2 + m.hidden * case.words) + case.batch * m.hidden**2
+    return 6 * int(encoder - spared + heads)
+
+
+def measure(chosen: Namespace, only: Sequence[Case] | None = None) -> Iterator[Row]:
+    for case in only or (QUICK_CASES if chosen.quick else CASES):
+        drawn = [draw(case, seed) for seed in range(SETS)]
+        candidates: dict[str, Candidate | str] = {"ours": Local(ours(case, drawn, chosen.device))}
+        for name in PEERS[:3]:
+            candidates[name] = library(
+                "transformers", chosen.device, lambda n=name, c=case, d=drawn: theirs(c, d, chosen.device, n)
+            )
+        if isinstance(candidates[PEERS[0]], str):
+            candidates["torch compile"] = candidates[PEERS[0]]
+        else:
+            candidates["torch compile"] = compiled(
+                chosen, lambda c=case, d=drawn: theirs(c, d, chosen.device, "transformers cropped", compiled=True)
+            )
+        results = compare(candidates, command.effort(chosen))
+        yield Row("BERT step", case.shape(), case.precision, chosen.threads, 0, flops(case), "gemm", results, "ours")
+
+
+def ours(case: Case, drawn: Sequence[Sequences], device: torch.device) -> Callable[[int], object]:
+    cfg = dataclasses.replace(PRESETS["demo"](), model=case.model)
+    m = case.model
+    net = bert.BERT(case.words, m.hidden, m.layers, m.heads, m.intermediate, case.longest, dropout=m.dropout)
+    bert.initialise(net, 0)
+    net.to(device)
+    step = TrainStep(workload.loss, net, workload.optimizer(cfg, net), Ranks(0, 1, device), case.precision)
+    batches = [data.Batch(*(x.to(device) for x in data.packed(s, 1, 1, torch.device("cpu")))) for s in drawn]
+    return lambda number: step(batches[number % SETS])
+
+
+def theirs(
+    case: Case, drawn: Sequence[Sequences], device: torch.device, name: str, *, compiled: bool = False
+) -> Callable[[int], object]:
+    net = hugging_face(case, "eager" if name.endswith("eager") else "sdpa").to(device).train()
+    optimizer = torch.optim.AdamW(net.parameters(), lr=1e-4, fused=True)
+    batches = [padded(s, int(s.lengths.max()) if name.endswith("cropped") else case.longest) for s in drawn]
+    inputs = [{key: value.to(device) for key, value in batch.items()} for batch in batches]
+    forward = torch.compile(net) if compiled else net
+
+    def step(number: int) -> None:
+        optimizer.zero_grad()
+        forward(**inputs[number % SETS]).loss.backward()
+        optimizer.step()
+
+    return step
+
+
+def hugging_face(case: Case, attention: str, dropout: float | None = None) -> torch.nn.Module:
+    """BertForPreTraining of the case's sizes, with the benchmark's GELU and eps."""
+    BertConfig, BertForPreTraining = import_transformers()
+    m = case.model
+    p = m.dropout if dropout is None else dropout
+    config = BertConfig(
+        vocab_size=case.words, hidden_size=m.hidden, num_hidden_layers=m.layers, num_attention_heads=m.heads,
+        intermediate_size=m.intermediate, max_position_embeddings=case.longest, hidden_act="gelu_new",
+        layer_norm_eps=1e-12, hidden_dropout_prob=p, attention_probs_dropout_prob=p, attn_implementation=attention,
+    )  # fmt: skip
+    return BertForPreTraining(config)
+
+
+def import_transformers() -> tuple[Any, Any]:
+    """BertConfig and BertForPreTraining. transformers looks for a package `kernels`, and would find this checkout's."""
+    root, before = Path(__file__).parents[1], sys.path.copy()
+    sys.path[:] = [entry for entry in before if Path(entry).resolve() != root]
+    try:
+        from transformers.models.bert.configuration_bert import BertConfig
+        from transformers.models.bert.modeling_bert import BertForPreTraining
+    finally:
+        sys.path[:] = before
+    return BertConfig, BertForPreTraining
+
+
+def padded(s: Sequences, width: int) -> dict[str, torch.Tensor]:
+    """Arguments of BertForPreTraining: [B, width] each; label -100 where nothing is masked."""
+    shape = (len(s), width)
+    found = {
+        "input_ids": torch.zeros(shape, dtype=torch.int64),
+        "token_type_ids": torch.zeros(shape, dtype=torch.int64),
+        "attention_mask": torch.zeros(shape, dtype=torch.int64),
+        "labels": torch.full(shape, -100),
+    }
+    for row in range(len(s)):
+        tokens = s.tokens[s.starts[row] : s.starts[row + 1]]
+        masks = slice(s.mask_starts[row], s.mask_starts[row + 1])
+        found["input_ids"][row, : len(tokens)] = torch.from_numpy(tokens.astype(np.int64))
+        found["token_type_ids"][row, s.first[row] : len(tokens)] = 1
+        found["attention_mask"][row, : len(tokens)] = 1
+        at = torch.from_numpy(s.positions[masks].astype(np.int64))
+        found["labels"][row, at] = torch.from_numpy(s.labels[masks].astype(np.int64))
+    found["next_sentence_label"] = torch.from_numpy(s.random_next.astype(np.int64))
+    return found
+
+
+def peak_memory(case: Case, name: str, steps: int = 3) -> float:
+    """GiB: the most that a process had resident which took a few steps, less what it had before."""
+    code = (
+        "import sys, torch; from benchmarks import steps_bert as s\n"
+        "number, name, steps = int(sys.argv[1]), sys.argv[2], int(sys.argv[3])\n"
+        "case, cpu = [*s.CASES, *s.QUICK_CASES][number], torch.device('cpu')\n"
+        "drawn = [s.draw(case, seed) for seed in range(s.SETS)]\n"
+        "s.import_transformers()\n"
+        "before = s.resident()\n"
+        "step = s.ours(case, drawn, cpu) if name == 'ours' else s.theirs(case, drawn, cpu, name)\n"
+        "for number in range(steps): step(number)\n"
+        "print(s.resident() - before)"
+    )
+    number = [*CASES, *QUICK_CASES].index(case)
+    arguments = [sys.executable, "-c", code, str(number), name, str(steps)]
+    answer = subprocess.run(arguments, capture_output=True, text=True, check=True)
+    return float(answer.stdout) / 2**20
+
+
+def resident() -> int:
+    """KiB: the most that this process had in memory so far."""
+    with open("/proc/self/status", encoding="utf-8") as lines:
+        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+
+
+def memory_table(cases: Sequence[Case]) -> str:
+    names = ("ours", *PEERS[:3])
+    lines = ["| peak memory, GiB | " + " | ".join(names) + " |", "| --- " * (len(names) + 1) + "|"]
+    for case in cases:
+        lines.append(f"| {case.shape()} | " + " | ".join(f"{peak_memory(case, name):.2f}" for name in names) + " |")
+    return "\n".join(lines)
+
+
+def run(chosen: Namespace) -> int:
+    command.settle(chosen)
+    code = command.measure_all(chosen, [("steps_bert", measure)])
+    if chosen.memory:
+        print(memory_table(QUICK_CASES if chosen.quick else CASES))
+    return code
+
+
+def arguments() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_to(parser)
+    parser.add_argument("--memory", action="store_true", help="also the peak memory of each, in new processes")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(command.guarded(run, arguments().parse_args()))
