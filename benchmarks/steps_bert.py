@@ -80,7 +80,7 @@ def draw(case: Case, seed: int) -> Sequences:
 
 
 def flops(case: Case) -> int:
-    """Forward once and backward twice: matrix products over the tokens, attention over pairs, heads over masked ones."""
+    """Forward once and backward twice: products over the tokens, attention over pairs, heads over masked tokens."""
     s, m = draw(case, 0), case.model
     tokens, masked, pairs = s.lengths.sum(), s.masked.sum(), (s.lengths**2).sum()
     read = masked + case.batch

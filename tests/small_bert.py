@@ -54,7 +54,7 @@ def settings(folder: Path, *more: str) -> list[str]:
     """Arguments of `run bert` for this data: 60 steps, an evaluation every 10, a target out of reach."""
     sets = (
         f"data.path={folder}", "data.generated=none", "phase1_steps=0", "batch_size=16", "eval_batch_size=9",
-        "eval_every_samples=160", "log_every=5", "target=0.99", "optimizer.total=60", "model.hidden=64", "optimizer.lr=0.02",
-        "model.intermediate=96", "threads=1", *more,
+        "eval_every_samples=160", "log_every=5", "target=0.99", "optimizer.total=60", "optimizer.lr=0.02",
+        "model.hidden=64", "model.intermediate=96", "threads=1", *more,
     )  # fmt: skip
     return [part for setting in sets for part in ("--set", setting)]

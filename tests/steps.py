@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import small_bert
 import small_dlrm
 import torch
 
@@ -21,8 +22,12 @@ def small_dlrm_settings(folder: Path) -> list[str]:
     return small_dlrm.settings(small_dlrm.write(folder / "dlrm", train=200, test=50))
 
 
+def small_bert_settings(folder: Path) -> list[str]:
+    return small_bert.settings(small_bert.write(folder / "bert"))
+
+
 # What makes a workload's demo small enough for a test: `--set` arguments, after writing what data they need.
-SMALL = {"dlrm": small_dlrm_settings}
+SMALL = {"bert": small_bert_settings, "dlrm": small_dlrm_settings}
 
 
 def small_config(name: str, folder: Path, *settings: str) -> Any:

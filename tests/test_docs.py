@@ -10,6 +10,7 @@ from pathlib import Path
 
 import closed_logs
 import pytest
+import small_bert
 import small_dlrm
 import test_cli
 import tomllib
@@ -32,6 +33,11 @@ def commands(document: Path, program: str) -> list[list[str]]:
 def test_every_mlperf_fast_command_works_as_shown(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     data = small_dlrm.write(tmp_path / "small")
+    short = {
+        "dlrm": small_dlrm.settings(data, "max_epochs=1"),
+        "bert": small_bert.settings(small_bert.write(tmp_path / "bert"), "data.benchmark=false", "optimizer.total=4"),
+    }
+    write_wiki(tmp_path / "wiki")
     small_dlrm.write_days(tmp_path / "criteo_days")
     closed_logs.package(tmp_path / "ajax")
     closed_logs.folder(tmp_path / "blue/results/kite/resnet")
@@ -45,7 +51,7 @@ def test_every_mlperf_fast_command_works_as_shown(tmp_path, monkeypatch):
     for line in shown:
         arguments = line[1:]
         if arguments[0] == "run" and "--resume" not in arguments and "--print-config" not in arguments:
-            arguments += small_dlrm.settings(data, "max_epochs=1")
+            arguments += short[arguments[1]]
         if arguments[0] == "campaign" or arguments[:2] == ["rcp", "record"]:
             arguments += small_dlrm.settings(data, "target=0.6", "drop_caches=off")
         if arguments[:2] == ["rcp", "record"]:
@@ -64,6 +70,16 @@ def test_every_mlperf_fast_command_works_as_shown(tmp_path, monkeypatch):
         if "dlrm_demo.json" in arguments and arguments[1] != "record":
             expected = {"rcp": (0, 1)}  # of few runs: chance decides
         assert cli.main(arguments) in expected.get(arguments[0], (0,)), line
+
+
+def write_wiki(folder: Path) -> None:
+    """Articles in WikiExtractor's layout, enough for a vocabulary and a few sequences."""
+    (folder / "AA").mkdir(parents=True)
+    text = (ROOT / "README.md").read_text() + (ROOT / "CONTRIBUTING.md").read_text()
+    lines = [line for line in text.splitlines() if len(line.split()) > 6]
+    articles = ["\n".join(lines[i : i + 6]) for i in range(0, len(lines), 6)] * 12
+    blocks = [f'<doc id="{i}" title="T{i}">\nT{i}\n\n{one}\n</doc>\n' for i, one in enumerate(articles)]
+    (folder / "AA/wiki_00").write_text("".join(blocks))
 
 
 def write_what_package_takes(folder: Path) -> None:

@@ -51,7 +51,7 @@ class TrainStep:
 
     def __init__(
         self,
-        loss: Callable[[torch.nn.Module, Any], Tensor],
+        loss: Callable[[Any, Any], Tensor],
         model: torch.nn.Module,
         optimizer: Any,
         ranks: Ranks,

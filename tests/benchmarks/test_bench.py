@@ -134,6 +134,16 @@ def test_whole_step(tmp_path, monkeypatch, capsys):
     check(found, lines, capsys.readouterr().out)
 
 
+def test_whole_step_of_bert(tmp_path, monkeypatch, capsys):
+    arguments = ["--quick", "--device", "cpu", "--memory", "--out", str(tmp_path)]
+    assert exit_code("benchmarks.steps_bert", arguments, monkeypatch) == 0
+    found, lines = results(tmp_path, "steps_bert")
+    assert set(found["rows"][0]["ratios"]) >= {"transformers padded", "transformers cropped", "transformers eager"}
+    printed = capsys.readouterr().out
+    assert "| peak memory, GiB | ours |" in printed
+    check(found, lines, printed)
+
+
 @pytest.mark.parametrize(
     ("module", "arguments", "message"),
     [

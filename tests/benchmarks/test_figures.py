@@ -11,6 +11,7 @@ from mlperf_fast.benchmarks import (
     bench_sgd_momentum,
     demands,
     figures,
+    figures_bert,
     figures_optimizers,
 )
 from mlperf_fast.benchmarks.measure import Row, Timing
@@ -48,6 +49,29 @@ def test_a_demand_is_met_or_not_by_the_medians(measured, limits, expected):
     lines = [demand.line(limits) for demand in figures_optimizers.demands(measured)]
     assert [tuple(line[1:4]) for line in lines] == expected
     assert {len(line) for line in lines} == {len(demands.TITLES)}
+
+
+@pytest.mark.parametrize(
+    ("op", "shape", "expected"),
+    [
+        ("attention fwd+bwd", "16×up to 512, 12×64, dropout 0.1", ["≥ 3.2×", "≥ 1.7×"]),
+        ("attention fwd+bwd", "8×512, 12×64, dropout 0", ["≥ 1×", "reported"]),
+        ("layer_norm fwd+bwd", "8192×1024, dropout 0.1", ["≥ 6×", "≥ 10×"]),
+        ("softmax_cross_entropy fwd+bwd", "608×30522", ["≥ 4.2×", "reported"]),
+        ("bias_gelu fwd+bwd", "8192×4096", ["≥ 1.9×"]),
+        ("BERT step", "BERT-base: 8 sequences", ["≥ 1.8×", "≥ 1.2×", "reported"]),
+        ("embedding_layer_norm fwd+bwd", "8192×1024", ["reported"]),
+    ],
+)
+def test_what_is_demanded_of_bert(op, shape, expected):
+    assert [demand.line({})[1] for demand in figures_bert.demands(row(op, shape, cpp=1.0))] == expected
+
+
+@pytest.mark.parametrize("op", ["attention", "layer_norm", "softmax_cross_entropy", "bias_gelu"])
+def test_the_cases_that_are_demanded_are_measured(op):
+    bench = {module.__name__.rsplit("bench_")[1]: module for module in figures_bert.OPS}[op]
+    rows = [row(f"{op} fwd+bwd", case.shape(), cpp=1.0) for case in figures_bert.in_fp32(bench)]
+    assert any("≥" in demand.line({})[1] for one in rows for demand in figures_bert.demands(one))
 
 
 def test_the_table_is_written_beside_its_rows(tmp_path):

@@ -20,11 +20,12 @@ def make_batch(lengths, seed=0, words=SIZES["words"], token_multiple=1, masked_m
     rng = np.random.default_rng(seed)
     lengths = np.array(lengths)
     masked = np.maximum(1, lengths // 5)
+    drawn = [np.sort(rng.choice(n, m, replace=False)) for n, m in zip(lengths, masked, strict=True)]
     made = Sequences(
         tokens=rng.integers(words, size=lengths.sum()).astype(np.int16),
         starts=starts_of(lengths),
         first=np.maximum(1, lengths // 2).astype(np.int16),
-        positions=np.concatenate([np.sort(rng.choice(n, m, replace=False)) for n, m in zip(lengths, masked, strict=True)]),
+        positions=np.concatenate(drawn),
         labels=rng.integers(words, size=masked.sum()).astype(np.int16),
         mask_starts=starts_of(masked),
         random_next=rng.integers(2, size=len(lengths)).astype(np.int8),

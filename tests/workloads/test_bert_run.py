@@ -22,6 +22,8 @@ from mlperf_fast.workloads.bert.presets import PRESETS
 WIKI = Path(__file__).parents[3] / "shared" / "data" / "bert" / "wiki"
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "mlperf_fast"]
 
+ALONE = Ranks(0, 1, torch.device("cpu"))
+
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
@@ -93,7 +95,7 @@ def test_evaluation_counts_each_masked_token_once_on_any_number_of_ranks(data):
     sets = [part for part in small_bert.settings(data) if part != "--set"]
     cfg = workload_config(*sets)
     meta = workload.read_meta(cfg)
-    expected = sum(int(len(small_bert.sequences(size, size).labels)) for size in small_bert.EVAL)
+    expected = sum(len(small_bert.sequences(size, size).labels) for size in small_bert.EVAL)
     for world in (1, 2, 3):
         found = 0
         for rank in range(world):
@@ -101,12 +103,9 @@ def test_evaluation_counts_each_masked_token_once_on_any_number_of_ranks(data):
             with workload.data.eval_batches(data, meta, **options) as batches:
                 found += sum(int(batch.masked_count) for batch in batches)
         assert found == expected
-    net = workload.model(cfg, Ranks(0, 1, torch.device("cpu")), 1).eval()
+    net = workload.model(cfg, ALONE, 1).eval()
     by_size = {
-        size: workload.evaluate(
-            workload_config(*sets, f"eval_batch_size={size}"), Ranks(0, 1, torch.device("cpu")), net
-        )
-        for size in (1, 9, 40)
+        size: workload.evaluate(workload_config(*sets, f"eval_batch_size={size}"), ALONE, net) for size in (1, 9, 40)
     }
     assert len(set(by_size.values())) == 1, "the batch size changes nothing: a mean over tokens, not over batches"
 
@@ -171,9 +170,6 @@ def test_prepare_converts_a_checkpoint_that_lies_beside_the_data(data, tmp_path,
         assert "masked-LM accuracy" in capsys.readouterr().out
     finally:
         (data / "initial/benchmark.safetensors").unlink()
-
-
-ALONE = Ranks(0, 1, torch.device("cpu"))
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ Source: mlcommons/training, bert, modeling.py and run_pretraining.py.
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -121,13 +122,13 @@ class BERT(nn.Module):
         _, masked = self.encode(batch)
         return softmax_cross_entropy(self.word_logits(masked), batch.labels, ignore_index=IGNORED)[1].sum()
 
-    def state_dict(self, *arguments, **options) -> dict[str, Tensor]:
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:  # type: ignore[override]
         return {name: view.detach() for name, view in tensors(self).items()} | {"dropout_state": self.dropout_state}
 
-    def load_state_dict(self, state, *arguments, **options):
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> None:
         """UserError, naming the tensor, for one that is missing, too many, or of another shape."""
         with torch.no_grad():
-            load_tensors("BERT", self.state_dict(), state)
+            load_tensors("BERT", self.state_dict(), dict(state_dict))
 
 
 class Layer(nn.Module):
@@ -168,6 +169,7 @@ def tensors(net: BERT) -> dict[str, Tensor]:
         **pair("bert.embeddings.LayerNorm", net.embedding_layer_norm),
     }
     for i, layer in enumerate(net.layers):
+        assert isinstance(layer, Layer)
         name = f"bert.encoder.layer.{i}"
         for kind in ("weight", "bias"):
             parts = getattr(layer.qkv, kind).chunk(3)

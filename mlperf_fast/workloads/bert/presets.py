@@ -91,7 +91,7 @@ def demo_wiki() -> BERTConfig:
             dupe_factor=5,
             test_articles=60,
             eval_sequences=512,
-        ),  # fmt: skip
+        ),
     )
 
 

@@ -65,8 +65,9 @@ def ensure_data(cfg: BERTConfig, say: Callable[[str], None]) -> None:
     if initial and not initial.is_file():
         if cfg.phase1_steps is None:
             raise UserError(
-                f"{initial} is missing: the benchmark starts from its own checkpoint. Put model.ckpt-28252.* into the raw "
-                "folder, and run `mlperf-fast prepare bert` again; or start from random weights by --set phase1_steps=0"
+                f"{initial} is missing: the benchmark starts from its own checkpoint. Put model.ckpt-28252.* into the "
+                "raw folder, and run `mlperf-fast prepare bert` again; or start from random weights by "
+                "--set phase1_steps=0"
             )
         make_phase1(cfg, meta, initial, say)
 
