@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <type_traits>
 #include <vector>
 
 #include "common/as_stored.h"
@@ -48,25 +49,27 @@ float largest(const float* x, int64_t count) {
     return found;
 }
 
-// Stores exp(x - base) for the gradient, and returns their sum in a register's parts. `e` may be `x`.
-template <bool kStore>
-Vec exponentials(const float* x, float base, float* e, int64_t count) {
+// Stores exp(x - base) for the gradient, and returns their sum in a register's parts, while the logits at `next` are on
+// their way: a tenth to a quarter of the time. `e` may be `x`.
+template <bool kStore, class E>
+Vec exponentials(const float* x, float base, float* e, int64_t count, const E* next) {
     Vec parts[kParts] = {};
-    for (int64_t k = 0; k < count; k += kBlock)
+    for (int64_t k = 0; k < count; k += kBlock) {
+        prefetch(next + k, kBlock);
 #pragma GCC unroll 4
         for (int i = 0; i < kParts; ++i) {
             const Vec v = fast_exp(load(x + k + i * kLanes) - base);
             if (kStore) store(e + k + i * kLanes, v);
             parts[i] += v;
         }
+    }
     return (parts[0] + parts[1]) + (parts[2] + parts[3]);
 }
 
-template <class E>
-float plain_sum(const E* x, int64_t count) {
+float plain_sum(const float* x, int64_t count) {
     float total = 0;
 #pragma omp simd reduction(+ : total)
-    for (int64_t k = 0; k < count; ++k) total += to_float(x[k]);
+    for (int64_t k = 0; k < count; ++k) total += x[k];
     return total;
 }
 
@@ -90,55 +93,72 @@ class Rows {
         : V_(V),
           scale_(scale),
           smoothing_(label_smoothing),
-          e_(padded(kGradient ? V : kChunk)),
+          e_(padded(kGradient && !std::is_same_v<E, float> ? V : kChunk)),
           largest_((V + kChunk - 1) / kChunk),
           sums_(largest_.size() * kLanes) {}
 
     float row(E* x, int64_t label, bool* correct) {
-        const int64_t chunks = static_cast<int64_t>(largest_.size());
-        float most = -kInfinity;
-        for (int64_t c = 0; c < chunks; ++c) {
-            const int64_t at = c * kChunk, count = std::min(kChunk, V_ - at);
-            float* e = e_.data() + (kGradient ? at : 0);
+        const float own = to_float(x[label]);
+        float most = -kInfinity, plain = 0;
+        *correct = false;
+        for (int64_t at = 0; at < V_; at += kChunk) {
+            const int64_t c = at / kChunk, count = std::min(kChunk, V_ - at);
+            float* e = exponentials_of(x, at);
             const float* logits = as_floats(x + at, e, count);
             const float top = largest_[c] = largest(logits, padded(count));
+            if (smoothing_ != 0) plain += plain_sum(logits, count);
+            if (top > most) {
+                most = top;
+                *correct = own == top && is_first(logits, label - at, count);
+            }
             // A chunk of -inf alone counts as nothing; a row of it becomes NaN below, as a largest +inf does here.
-            store(sums_.data() + c * kLanes,
-                  exponentials<kGradient>(logits, top == -kInfinity ? 0 : top, e, padded(count)));
-            most = top > most ? top : most;
+            const Vec parts =
+                exponentials<kGradient>(logits, top == -kInfinity ? 0 : top, e, padded(count), x + at + 2 * kChunk);
+            store(sums_.data() + c * kLanes, parts);
         }
         Vec parts{};
-        for (int64_t c = 0; c < chunks; ++c) parts += load(sums_.data() + c * kLanes) * fast_exp(largest_[c] - most);
+        for (size_t c = 0; c < largest_.size(); ++c)
+            parts += load(sums_.data() + c * kLanes) * fast_exp(largest_[c] - most);
         float total = 0;
         for (int i = 0; i < kLanes; ++i) total += parts[i];
-        const float own = to_float(x[label]) - most;
-        float loss = std::log(total) - own;
-        if (smoothing_ != 0) loss += smoothing_ * (own - (plain_sum(x, V_) / static_cast<float>(V_) - most));
-        *correct = own == 0 && loss == loss && is_first(x, label, most);
+        float loss = std::log(total) - (own - most);
+        if (smoothing_ != 0) loss += smoothing_ * (own - plain / static_cast<float>(V_));
+        *correct = *correct && loss == loss;
         if (kGradient) write_gradient(x, label, most, scale_ / total);
         return scale_ * loss;
     }
 
    private:
-    // Whether x[label], which is `most`, is the first that is.
-    bool is_first(const E* x, int64_t label, float most) const {
-        const int64_t chunk = std::find(largest_.begin(), largest_.end(), most) - largest_.begin();
-        return std::find_if(x + chunk * kChunk, x + label, [=](E v) { return to_float(v) == most; }) == x + label;
+    // Where those of a chunk are kept: over the logits, which are not read again, where they are whole blocks of
+    // floats.
+    float* exponentials_of(float* x, int64_t at) {
+        return kGradient && std::min(kChunk, V_ - at) % kBlock == 0 ? x + at : e_.data();
+    }
+    template <class Other>
+    float* exponentials_of(Other*, int64_t at) {
+        return e_.data() + (kGradient ? at : 0);
+    }
+
+    // Whether the label stands in this chunk, and nothing as large before it.
+    static bool is_first(const float* x, int64_t label, int64_t count) {
+        if (label < 0 || label >= count) return false;
+        return std::find(x, x + label, x[label]) == x + label;
     }
 
     void write_gradient(E* x, int64_t label, float most, float inverse) {
         const float everywhere = scale_ * smoothing_ / static_cast<float>(V_);
-        const float at_label = e_.data()[label] * (inverse * fast_exp(largest_[label / kChunk] - most));
+        const int64_t start = label / kChunk * kChunk;
+        const float p_label = exponentials_of(x, start)[label - start] * fast_exp(largest_[label / kChunk] - most);
         for (int64_t at = 0; at < V_; at += kChunk) {
             const float factor = inverse * fast_exp(largest_[at / kChunk] - most);
-            write(x + at, e_.data() + at, factor, everywhere, std::min(kChunk, V_ - at));
+            write(x + at, exponentials_of(x, at), factor, everywhere, std::min(kChunk, V_ - at));
         }
-        x[label] = from_float<E>(at_label - everywhere - scale_ * (1 - smoothing_));
+        x[label] = from_float<E>(p_label * inverse - everywhere - scale_ * (1 - smoothing_));
     }
 
     const int64_t V_;
     const float scale_, smoothing_;
-    Buffer e_;                    // of a row; without a gradient, of a chunk
+    Buffer e_;                    // of a row; of a chunk where that is enough
     std::vector<float> largest_;  // of each chunk
     Buffer sums_;                 // a register for each chunk
 };
