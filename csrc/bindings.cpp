@@ -53,7 +53,7 @@ PYBIND11_MODULE(MODULE_NAME, m) {
     m.def("embedding_bag_bwd_rowwise_adagrad", &embedding_bag_bwd_rowwise_adagrad, Unlocked());
     m.def("embedding_layer_norm_fwd", &embedding_layer_norm_fwd, Unlocked());
     m.def("embedding_layer_norm_bwd", &embedding_layer_norm_bwd, Unlocked());
-    m.def("embedding_layer_norm_table", &embedding_layer_norm_table, Unlocked());
+    m.def("embedding_layer_norm_tables", &embedding_layer_norm_tables, Unlocked());
     m.def("dot_interaction_fwd", &dot_interaction_fwd, Unlocked());
     m.def("dot_interaction_bwd", &dot_interaction_bwd, Unlocked());
     m.def("grad_norm", &grad_norm, Unlocked());

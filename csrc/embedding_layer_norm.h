@@ -25,6 +25,8 @@ void embedding_layer_norm_bwd(uintptr_t ids, uintptr_t positions, uintptr_t segm
                               uintptr_t dy, uintptr_t dsum, uintptr_t sums, int64_t T, int64_t V, int64_t P, int64_t S,
                               int64_t H, uintptr_t state, int64_t site, int64_t threshold, int stored_as);
 
-// table[ids[t]] += dsum[t] for each token in turn; table [rows, H] float32. Threads own columns, so the bits of neither
-// function depend on their number.
-void embedding_layer_norm_table(uintptr_t ids, uintptr_t dsum, uintptr_t table, int64_t T, int64_t rows, int64_t H);
+// The dense gradients, float32: dword[ids[t]] is the sum of dsum[t] over the tokens in turn, as are dposition and
+// dsegment; 0: not wanted. Threads own columns, so the bits of none of these functions depend on their number.
+void embedding_layer_norm_tables(uintptr_t ids, uintptr_t positions, uintptr_t segments, uintptr_t dsum,
+                                 uintptr_t dword, uintptr_t dposition, uintptr_t dsegment, int64_t T, int64_t V,
+                                 int64_t P, int64_t S, int64_t H);

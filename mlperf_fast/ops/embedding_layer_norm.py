@@ -116,13 +116,25 @@ def _backward(
     return dsum, sums
 
 
-def _table_gradient(dsum: Tensor, numbers: Tensor, rows: int, backend: str) -> Tensor:
-    """Dense [rows, H] float32: row r is the sum of dsum over the tokens whose number is r."""
+def _table_gradients(
+    dsum: Tensor, numbers: Sequence[Tensor], rows: Sequence[int], needed: Sequence[bool], backend: str
+) -> list[Tensor]:
+    """Dense [rows, H] float32 for each table: row r is the sum of dsum over its tokens. Empty where it isn't needed."""
     if backend == "cpp":
-        table, numbers = dsum.new_zeros(rows, dsum.shape[1]), numbers.contiguous()
-        native(_C.embedding_layer_norm_table, *map(address, (numbers, dsum, table)), *dsum.shape[:1], *table.shape)
-        return table
-    # torch's own sorts on a GPU: no atomics, so the same bits in every run. What is outside goes into a row too many.
+        dtables = _fake_table_gradients(dsum, numbers, rows, needed, backend)
+        addresses = [address(table) if wanted else 0 for table, wanted in zip(dtables, needed, strict=True)]
+        inputs = (*_contiguous(numbers), dsum.contiguous())
+        sizes = (dsum.shape[0], *rows, dsum.shape[1])
+        native(_C.embedding_layer_norm_tables, *map(address, inputs), *addresses, *sizes)
+        return dtables
+    return [
+        _sorted_sum(dsum, found, count) if wanted else dsum.new_empty(0, dsum.shape[1])
+        for found, count, wanted in zip(numbers, rows, needed, strict=True)
+    ]
+
+
+def _sorted_sum(dsum: Tensor, numbers: Tensor, rows: int) -> Tensor:
+    """torch's own sorts on a GPU: no atomics, the same bits in every run. What is outside goes into a row too many."""
     inside = (numbers >= 0) & (numbers < rows)
     return torch.ops.aten.embedding_dense_backward(dsum, torch.where(inside, numbers, rows), rows + 1, -1, False)[:rows]
 
@@ -145,6 +157,10 @@ def _fake_forward(numbers, tables, gamma, beta, threshold, state, site, eps, err
     return y, mean, torch.empty_like(mean)
 
 
+def _fake_table_gradients(dsum, numbers, rows, needed, backend):
+    return [dsum.new_empty(n if wanted else 0, dsum.shape[1]) for n, wanted in zip(rows, needed, strict=True)]
+
+
 def _fake_backward(numbers, tables, gamma, mean, rstd, dy, threshold, state, site, backend):
     return mean.new_empty(dy.shape), mean.new_empty(2, dy.shape[1])
 
@@ -161,14 +177,14 @@ _op_bwd = define(
     _backward,
     _fake_backward,
 )
-_op_table = define(
-    "embedding_layer_norm_table(Tensor dsum, Tensor numbers, int rows, str backend) -> Tensor",
-    _table_gradient,
-    lambda dsum, numbers, rows, backend: dsum.new_empty(rows, dsum.shape[1]),
+_op_tables = define(
+    "embedding_layer_norm_tables(Tensor dsum, Tensor[] numbers, int[] rows, bool[] needed, str backend) -> Tensor[]",
+    _table_gradients,
+    _fake_table_gradients,
 )
 _embedding_layer_norm = shortcut(_op, _forward)
 _embedding_layer_norm_bwd = shortcut(_op_bwd, _backward)
-_embedding_layer_norm_table = shortcut(_op_table, _table_gradient)
+_embedding_layer_norm_tables = shortcut(_op_tables, _table_gradients)
 
 
 class EmbeddingLayerNorm(torch.autograd.Function):
@@ -206,10 +222,9 @@ class EmbeddingLayerNorm(torch.autograd.Function):
         dsum, (dgamma, dbeta) = _embedding_layer_norm_bwd(
             numbers, tables, gamma, mean, rstd, dy, threshold, state, site, backend
         )
-        dtables = [
-            _embedding_layer_norm_table(dsum, number, table.shape[0], backend).to(table.dtype) if needed else None
-            for number, table, needed in zip(numbers, tables, ctx.needs_input_grad[3:6], strict=True)
-        ]
+        needed = ctx.needs_input_grad[3:6]
+        found = _embedding_layer_norm_tables(dsum, numbers, [t.shape[0] for t in tables], needed, backend)
+        dtables = [d.to(t.dtype) if wanted else None for d, t, wanted in zip(found, tables, needed, strict=True)]
         return *[None] * 3, *dtables, dgamma.to(gamma.dtype), dbeta.to(beta.dtype), *[None] * 6
 
 

@@ -163,6 +163,17 @@ def test_same_bits_in_every_run(backend, dtype):
                 assert all(map(torch.equal, both_ways(op, c), first)), f"{n} threads"
 
 
+@pytest.mark.parametrize("backend", [p for p in backends(OP) if p.values[0].startswith("cpp")], indirect=True)
+def test_gradient_of_a_table_past_the_caches(backend):
+    """Over 16 MiB zeros are written past the caches: the same rows as in a table that isn't."""
+    c = make_case(40, rows=(600, 40, 2), H=1024)
+    large = replace(c, word=torch.cat([c.word, torch.ones(4000, 1024)]))
+    op = functools.partial(embedding_layer_norm, backend=backend)
+    dword, expected = both_ways(op, large)[1], both_ways(op, c)[1]
+    assert torch.equal(dword[:600], expected)
+    assert not dword[600:].any()
+
+
 BAD = r"embedding_layer_norm: token 2: {} {} is outside \[0, {}\)"
 
 
@@ -215,7 +226,8 @@ def test_torch_op_contract_and_no_graph_break(backend):
         _, mean, rstd = ops.embedding_layer_norm(*forward)
         backward = (numbers, tables, c.gamma, mean, rstd, c.dy, kept_from, used, 3, backend)
         torch.library.opcheck(ops.embedding_layer_norm_bwd, backward)
-    torch.library.opcheck(ops.embedding_layer_norm_table, (c.dy, c.ids, 50, backend))
+    for needed in ([True] * 3, [False, True, False]):
+        torch.library.opcheck(ops.embedding_layer_norm_tables, (c.dy, numbers, [50, 12, 2], needed, backend))
 
     def layer(*tensors):
         # Without `errors` triton would wait for the device.
