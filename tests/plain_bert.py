@@ -7,9 +7,9 @@ from torch import nn
 
 
 class PlainBERT(nn.Module):
-    def __init__(self, words, hidden, layers, heads, intermediate, longest):
+    def __init__(self, words, hidden, layers, heads, intermediate, longest, gelu="tanh"):
         super().__init__()
-        self.heads = heads
+        self.heads, self.gelu = heads, gelu
         self.bert = nn.Module()
         embeddings = self.bert.embeddings = nn.Module()
         embeddings.word_embeddings = nn.Embedding(words, hidden)
@@ -40,14 +40,14 @@ class PlainBERT(nn.Module):
             )
             context = F.scaled_dot_product_attention(q, k, v, attn_mask=hidden_keys).transpose(1, 2).flatten(2)
             x = a.output.LayerNorm(x + a.output.dense(context))
-            h = F.gelu(one.intermediate.dense(x), approximate="tanh")
+            h = F.gelu(one.intermediate.dense(x), approximate=self.gelu)
             x = one.output.LayerNorm(x + one.output.dense(h))
         return x
 
     def word_logits(self, x):
         """[..., H] -> [..., words]"""
         t = self.cls.predictions.transform
-        h = t.LayerNorm(F.gelu(t.dense(x), approximate="tanh"))
+        h = t.LayerNorm(F.gelu(t.dense(x), approximate=self.gelu))
         return h @ self.bert.embeddings.word_embeddings.weight.t() + self.cls.predictions.bias
 
     def forward(self, ids, segments, mask, labels, random_next):

@@ -67,6 +67,8 @@ def test_every_mlperf_fast_command_works_as_shown(tmp_path, monkeypatch):
             arguments += small_dlrm.settings(data)
         # 1: a small run misses its target, which is no fault of the command.
         expected = {"run": (0, 1), "profile": (2,) if lacks_its_tool(arguments) else (0,)}
+        if arguments[:2] == ["prepare", "bert"] and "closed" in arguments:
+            expected = {"prepare": (2,)}  # the benchmark's text isn't here
         if "dlrm_demo.json" in arguments and arguments[1] != "record":
             expected = {"rcp": (0, 1)}  # of few runs: chance decides
         assert cli.main(arguments) in expected.get(arguments[0], (0,)), line

@@ -190,9 +190,12 @@ def test_real_articles_are_prepared_and_learned_from(tmp_path):
     data, out = tmp_path / "data", tmp_path / "run"
     assert cli.main(["prepare", "bert", "--preset", "demo_wiki", "--raw", str(WIKI), "--out", str(data)]) == 0
     assert cli.main(["prepare", "bert", "--preset", "demo_wiki", "--verify", "--out", str(data)]) == 0
-    sets = [f"data.path={data}", "phase1_steps=0", "optimizer.total=75", "target=0.99", "seed=1"]
+    sets = [f"data.path={data}", "phase1_steps=0", "optimizer.total=200", "target=0.99", "seed=1", "model.dropout=0"]
     arguments = [part for setting in sets for part in ("--set", setting)]
     assert cli.main(["run", "bert", "--preset", "demo_wiki", "--out", str(out), *arguments]) == 1
     curve = summary_of(out)["curve"]
-    assert curve[-1][1] > 0.06, "more than always the same word"
+    with workload.data.eval_batches(data, workload.verifying.read_meta(data), batch_size=512) as batches:
+        labels = torch.cat([batch.labels for batch in batches])
+    always_the_same_word = float(labels.bincount().max() / len(labels))
+    assert curve[-1][1] > 1.3 * always_the_same_word
     assert curve[-1][1] > curve[0][1]

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from mlperf_fast import suite
 from mlperf_fast.errors import UserError
+from mlperf_fast.loop import dist
 from mlperf_fast.loop.dist import Ranks, sum_over_ranks
-from mlperf_fast.loop.run import started
 from mlperf_fast.loop.step import AUTOCAST, TrainStep
 from mlperf_fast.ops.embedding_layer_norm import raise_if_bad_tokens
 from mlperf_fast.ops.softmax_cross_entropy import raise_if_bad_labels
@@ -141,9 +141,11 @@ def verify_data(cfg: BERTConfig, out: Path | None, say: Callable[[str], None]) -
     initial = initial_file(cfg, target)
     if not initial or not initial.is_file():
         return
-    with started(cfg) as ranks:
-        net = model(cfg, ranks, 0)
-        accuracy = measure(cfg, ranks, net)
+    ranks = dist.start(cfg.device)
+    try:
+        accuracy = measure(cfg, ranks, model(cfg, ranks, 0))
+    finally:
+        dist.stop()
     say(f"{initial}: masked-LM accuracy {accuracy:.5f}")
     if cfg.data.benchmark and abs(accuracy - INITIAL_ACCURACY) > 1e-3:
         raise UserError(f"{initial}: masked-LM accuracy {accuracy:.5f}, but the benchmark's has {INITIAL_ACCURACY}")
