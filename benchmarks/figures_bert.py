@@ -39,7 +39,7 @@ def demands(row: Row) -> Iterator[Demand]:
     elif row.op == "BERT step":
         yield Demand(row, ("transformers padded",), 1.8)
         yield Demand(row, ("transformers cropped",), 1.2)
-        yield Demand(row, ("transformers eager", "torch compile"))
+        yield Demand(row, ("torch compile",))
     else:
         yield Demand(row, ("eager",))
 

@@ -5,7 +5,6 @@
 ours                  workloads.bert: TrainStep, no padding anywhere, LAMB; on a GPU captured as a graph
 transformers padded   Hugging Face's BertForPreTraining with SDPA on the batch padded to the greatest length, AdamW
 transformers cropped  the same, padded to the batch's own longest sequence
-transformers eager    padded, attention without SDPA
 torch compile         torch.compile of `transformers cropped`
 All have the same sequences, sizes, dropout and weights' shapes. torch has no LAMB: its fused AdamW is the peers'
 optimizer, which costs less.
@@ -38,7 +37,7 @@ from .competitors import compiled, library
 from .measure import Candidate, Local, Row, compare
 
 SETS = 4  # batches that rotate
-PEERS = ("transformers padded", "transformers cropped", "transformers eager", "torch compile")
+PEERS = ("transformers padded", "transformers cropped")
 
 
 @dataclass(frozen=True)
@@ -94,7 +93,7 @@ def measure(chosen: Namespace, only: Sequence[Case] | None = None) -> Iterator[R
     for case in only or (QUICK_CASES if chosen.quick else CASES):
         drawn = [draw(case, seed) for seed in range(SETS)]
         candidates: dict[str, Candidate | str] = {"ours": Local(ours(case, drawn, chosen.device))}
-        for name in PEERS[:3]:
+        for name in PEERS:
             candidates[name] = library(
                 "transformers", chosen.device, lambda n=name, c=case, d=drawn: theirs(c, d, chosen.device, n)
             )
@@ -122,7 +121,7 @@ def ours(case: Case, drawn: Sequence[Sequences], device: torch.device) -> Callab
 def theirs(
     case: Case, drawn: Sequence[Sequences], device: torch.device, name: str, *, compiled: bool = False
 ) -> Callable[[int], object]:
-    net = hugging_face(case, "eager" if name.endswith("eager") else "sdpa").to(device).train()
+    net = hugging_face(case).to(device).train()
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-4, fused=True)
     batches = [padded(s, int(s.lengths.max()) if name.endswith("cropped") else case.longest) for s in drawn]
     inputs = [{key: value.to(device) for key, value in batch.items()} for batch in batches]
@@ -136,15 +135,15 @@ def theirs(
     return step
 
 
-def hugging_face(case: Case, attention: str, dropout: float | None = None) -> torch.nn.Module:
-    """BertForPreTraining of the case's sizes, with the benchmark's GELU and eps."""
+def hugging_face(case: Case, dropout: float | None = None) -> torch.nn.Module:
+    """BertForPreTraining of the case's sizes, with the benchmark's GELU and eps, attention by SDPA."""
     BertConfig, BertForPreTraining = import_transformers()
     m = case.model
     p = m.dropout if dropout is None else dropout
     config = BertConfig(
         vocab_size=case.words, hidden_size=m.hidden, num_hidden_layers=m.layers, num_attention_heads=m.heads,
         intermediate_size=m.intermediate, max_position_embeddings=case.longest, hidden_act="gelu_new",
-        layer_norm_eps=1e-12, hidden_dropout_prob=p, attention_probs_dropout_prob=p, attn_implementation=attention,
+        layer_norm_eps=1e-12, hidden_dropout_prob=p, attention_probs_dropout_prob=p, attn_implementation="sdpa",
     )  # fmt: skip
     return BertForPreTraining(config)
 
@@ -208,7 +207,7 @@ def resident() -> int:
 
 
 def memory_table(cases: Sequence[Case]) -> str:
-    names = ("ours", *PEERS[:3])
+    names = ("ours", *PEERS)
     lines = ["| peak memory, GiB | " + " | ".join(names) + " |", "| --- " * (len(names) + 1) + "|"]
     for case in cases:
         lines.append(f"| {case.shape()} | " + " | ".join(f"{peak_memory(case, name):.2f}" for name in names) + " |")

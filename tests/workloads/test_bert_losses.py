@@ -121,7 +121,7 @@ def test_losses_follow_hugging_face_s(setting, ours):
         })  # fmt: skip
 
     def curve():
-        net = hugging_face(case, "sdpa", dropout=0.0)
+        net = hugging_face(case, dropout=0.0)
         found = net.load_state_dict(weights, strict=False)
         assert not found.unexpected_keys
         assert all("decoder" in name or "position_ids" in name for name in found.missing_keys)

@@ -1,9 +1,11 @@
 """BERT as the loop sees it."""
 
+import json
 import os
+import zlib
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
@@ -74,21 +76,25 @@ def ensure_data(cfg: BERTConfig, say: Callable[[str], None]) -> None:
 
 def initial_file(cfg: BERTConfig, data_folder: Path) -> Path | None:
     """Where the first weights lie; None: they are random. A demo's file is named by what made it."""
-    m = cfg.model
-    made = "benchmark" if cfg.phase1_steps is None else f"{m.layers}x{m.hidden}-{cfg.phase1_steps}"
-    return None if cfg.phase1_steps == 0 else data_folder / INITIAL / f"{made}.safetensors"
+    if cfg.phase1_steps == 0:
+        return None
+    if cfg.phase1_steps is None:
+        return data_folder / INITIAL / "benchmark.safetensors"
+    model_code = zlib.crc32(json.dumps(asdict(cfg.model)).encode())
+    return data_folder / INITIAL / f"phase1-{cfg.phase1_steps}-{model_code:08x}.safetensors"
 
 
 def make_phase1(cfg: BERTConfig, meta: Meta, path: Path, say: Callable[[str], None]) -> None:
     """First weights as the benchmark has them: trained for a while, by another schedule, before the clock starts.
 
-    The same steps as in a run, on this process alone, from a seed that no run has.
+    The same steps as in a run, on this process alone, from a seed that no run has. Of the run's settings only data and
+    model count: whoever runs first makes the weights for all.
     """
     say(f"training the weights that every run starts from: {cfg.phase1_steps} steps")
+    first, total = PRESETS["demo"](), PHASE1_TOTAL * (cfg.phase1_steps or 0)
     first = replace(
-        cfg, device="cpu", precision="fp32", phase1_steps=0,
-        optimizer=replace(cfg.optimizer, total=PHASE1_TOTAL * (cfg.phase1_steps or 0), sharded=False),
-    )  # fmt: skip
+        first, data=cfg.data, model=cfg.model, phase1_steps=0, optimizer=replace(first.optimizer, total=total)
+    )
     alone = Ranks(0, 1, torch.device("cpu"))
     net = model(first, alone, PHASE1_SEED)
     step = TrainStep(loss, net, optimizer(first, net), alone, first.precision)
@@ -202,7 +208,7 @@ def synthetic(cfg: BERTConfig, ranks: Ranks) -> data.Batch:
     meta = read_meta(cfg)
     rng = np.random.default_rng(ranks.rank)
     lengths = rng.integers(5, meta.longest + 1, cfg.batch_size // ranks.world)
-    masked = np.clip(np.rint(0.15 * lengths).astype(np.int64), 1, min(meta.most_masked, 3))
+    masked = np.clip(np.rint(0.15 * lengths).astype(np.int64), 1, meta.most_masked)
     made = Sequences(
         tokens=rng.integers(meta.words, size=lengths.sum()).astype(np.int16),
         starts=starts_of(lengths),
