@@ -67,5 +67,5 @@ clean:
 
 $(READY): constraints.txt pyproject.toml setup.py $(SOURCES)
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[triton,dev,flights,report,bert,resnet,digits,dali]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[triton,dev,flights,report,bert,resnet,digits]'
 	touch $(READY)
