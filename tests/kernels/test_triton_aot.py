@@ -32,7 +32,6 @@ from ptxas import MAX_SHARED, row_of
 from triton.runtime.jit import JITFunction
 from triton_cases import CASES
 
-
 # All three for each would take minutes more, so each is compiled for one, in turns that no kernel falls in step with;
 # `make ptxas` does all.
 IN_TURNS = [(case, budgets.ARCHITECTURES[(i + i // 3) % 3]) for i, case in enumerate(CASES)]
