@@ -38,7 +38,13 @@ X86_LEVELS = {
     ],
 }
 IS_X86 = platform.machine().lower() in ("x86_64", "amd64")
-LEVELS = X86_LEVELS if IS_X86 else {"generic": []}
+# MLPERF_FAST_LEVELS=generic,avx2 builds only these, for whoever builds often; generic is always there.
+WANTED = {"generic", *os.environ.get("MLPERF_FAST_LEVELS", ",".join(X86_LEVELS)).split(",")}
+if WANTED - X86_LEVELS.keys():
+    raise SystemExit(
+        f"MLPERF_FAST_LEVELS: {', '.join(sorted(WANTED - X86_LEVELS.keys()))} isn't of {', '.join(X86_LEVELS)}"
+    )
+LEVELS = {level: flags for level, flags in X86_LEVELS.items() if level in WANTED} if IS_X86 else {"generic": []}
 
 # No -ffast-math: NaN and infinity must survive. Reductions are vectorised where the source says `omp simd`.
 CXX_FLAGS = ["-O3", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-Wall", "-Wextra"]
