@@ -5,6 +5,7 @@ torch is imported first so that both share torch's OpenMP runtime, and `torch.se
 """
 
 import importlib
+import importlib.util
 import os
 from types import ModuleType
 from typing import Any
@@ -32,7 +33,7 @@ def _probe() -> set[str]:
             f"mlperf_fast's native extension is missing ({error}). Build it: `pip install -e .` in a checkout "
             "(needs g++ 10 or newer), or install the package again"
         ) from error
-    return set(generic.cpu_levels())
+    return {level for level in generic.cpu_levels() if importlib.util.find_spec(f"{__name__}.{level}")}
 
 
 _runs = _probe()
