@@ -46,10 +46,7 @@ def test_a_folder_imports_only_what_it_may(folder):
             if folder == "loop" and part == "workloads":
                 assert name.startswith("mlperf_fast.workloads.base"), f"{path.name} imports {name}"
             if folder == "workloads" and part == "loop":
-                # step: what makes a demo's first weights is the same step that then trains.
-                assert name.startswith(("mlperf_fast.loop.dist", "mlperf_fast.loop.step")), (
-                    f"{path.name} imports {name}"
-                )
+                assert name.startswith("mlperf_fast.loop.dist"), f"{path.name} imports {name}"
 
 
 def test_what_needs_no_torch_imports_none():

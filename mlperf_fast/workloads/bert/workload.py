@@ -19,7 +19,6 @@ from mlperf_fast import suite
 from mlperf_fast.errors import UserError
 from mlperf_fast.loop import dist
 from mlperf_fast.loop.dist import Ranks, sum_over_ranks
-from mlperf_fast.loop.step import AUTOCAST, TrainStep
 from mlperf_fast.ops.embedding_layer_norm import raise_if_bad_tokens
 from mlperf_fast.ops.softmax_cross_entropy import raise_if_bad_labels
 from mlperf_fast.optim.lamb import LAMB, excluded_by_reference
@@ -37,6 +36,7 @@ from mlperf_fast.workloads.bert.pretraining import Settings
 from mlperf_fast.workloads.bert.sequences import Sequences, starts_of
 from mlperf_fast.workloads.bert.verify import Meta
 
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 INITIAL_ACCURACY = 0.34085  # of the benchmark's checkpoint on its evaluation set; mlcommons/training, bert, README.md
 # Phase 1's learning rate decays to 0 only after so many times its steps: it is broken off, as the benchmark's was.
 PHASE1_SEED, PHASE1_TOTAL = 1_000_003, 8
@@ -87,7 +87,7 @@ def initial_file(cfg: BERTConfig, data_folder: Path) -> Path | None:
 def make_phase1(cfg: BERTConfig, meta: Meta, path: Path, say: Callable[[str], None]) -> None:
     """First weights as the benchmark has them: trained for a while, by another schedule, before the clock starts.
 
-    The same steps as in a run, on this process alone, from a seed that no run has. Of the run's settings only data and
+    On this process alone, from a seed that no run has. Of the run's settings only data and
     model count: whoever runs first makes the weights for all.
     """
     say(f"training the weights that every run starts from: {cfg.phase1_steps} steps")
@@ -97,14 +97,17 @@ def make_phase1(cfg: BERTConfig, meta: Meta, path: Path, say: Callable[[str], No
     )
     alone = Ranks(0, 1, torch.device("cpu"))
     net = model(first, alone, PHASE1_SEED)
-    step = TrainStep(loss, net, optimizer(first, net), alone, first.precision)
+    lamb, no_inf = optimizer(first, net), torch.zeros(())
     with train_batches(first, alone, PHASE1_SEED, 0) as batches:
-        for batch, _ in zip(batches, range(cfg.phase1_steps or 0), strict=False):
-            step(batch)
+        for step, batch in zip(range(1, (cfg.phase1_steps or 0) + 1), batches, strict=False):
+            lamb.begin(step)
+            loss(net, batch).backward()
+            lamb.apply(no_inf)
+            net.zero_grad()
     check(net)
     path.parent.mkdir(exist_ok=True)
     accuracy = measure(first, alone, net)
-    checkpoint.save(path, bert.tensors(net), f"phase 1, {step.count} steps, accuracy {accuracy:.4f}")
+    checkpoint.save(path, bert.tensors(net), f"phase 1, {cfg.phase1_steps} steps, accuracy {accuracy:.4f}")
     say(f"{path}: masked-LM accuracy {accuracy:.4f}")
 
 
@@ -186,7 +189,7 @@ def model(cfg: BERTConfig, ranks: Ranks, seed: int) -> bert.BERT:
         bert.load_weights(net, checkpoint.load(initial, shapes(cfg, meta)))
     else:
         bert.initialise(net, seed, m.initial_std)
-    return net.to(AUTOCAST.get(cfg.precision, torch.float32))
+    return net.to(DTYPES[cfg.precision])
 
 
 def loss(net: bert.BERT, batch: data.Batch) -> Tensor:
