@@ -147,6 +147,12 @@ def test_phase1_makes_the_same_weights_each_time_and_a_run_starts_from_them(data
         (["phase1_steps=none"], "the benchmark starts from its own checkpoint"),
         (["batch_size=17"], None),
         (["model.heads=5"], "must be a multiple of the 5 heads"),
+        (["model.heads=0"], "model.heads is 0, expected a whole number of 1 or more"),
+        (["model.layers=0"], "model.layers is 0"),
+        (["optimizer.total=0"], "optimizer.total is 0"),
+        (["eval_every_samples=0"], "eval_every_samples is 0"),
+        (["phase1_steps=-1"], "phase1_steps is -1, expected a whole number of 0 or more"),
+        (["model.dropout=1.5"], "p is 1.5"),
     ],
 )
 def test_what_a_run_refuses(data, tmp_path, capsys, sets, said):
@@ -197,5 +203,5 @@ def test_real_articles_are_prepared_and_learned_from(tmp_path):
     with workload.data.eval_batches(data, workload.verifying.read_meta(data), batch_size=512) as batches:
         labels = torch.cat([batch.labels for batch in batches])
     always_the_same_word = float(labels.bincount().max() / len(labels))
-    assert curve[-1][1] > 1.3 * always_the_same_word
+    assert curve[-1][1] > max(0.06, 1.3 * always_the_same_word)
     assert curve[-1][1] > curve[0][1]

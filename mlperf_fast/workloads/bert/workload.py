@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from mlperf_fast import suite
+from mlperf_fast.config import flatten
 from mlperf_fast.errors import UserError
 from mlperf_fast.loop import dist
 from mlperf_fast.loop.dist import Ranks, sum_over_ranks
@@ -36,6 +37,10 @@ from mlperf_fast.workloads.bert.pretraining import Settings
 from mlperf_fast.workloads.bert.sequences import Sequences, starts_of
 from mlperf_fast.workloads.bert.verify import Meta
 
+SIZES = (
+    "batch_size", "eval_batch_size", "eval_every_samples", "phase1_steps", "optimizer.total", "model.hidden",
+    "model.layers", "model.heads", "model.intermediate", "data.token_multiple", "data.masked_multiple",
+)  # fmt: skip
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 INITIAL_ACCURACY = 0.34085  # of the benchmark's checkpoint on its evaluation set; mlcommons/training, bert, README.md
 # Phase 1's learning rate decays to 0 only after so many times its steps: it is broken off, as the benchmark's was.
@@ -60,6 +65,7 @@ def read_meta(cfg: BERTConfig) -> Meta:
 
 def ensure_data(cfg: BERTConfig, say: Callable[[str], None]) -> None:
     """Makes a demo's text and first weights where they aren't there yet; real ones must be there."""
+    require_sizes(cfg)
     if cfg.data.generated:
         demo_corpus(cfg.data.generated, folder(cfg), progress=say)
     meta = read_meta(cfg)
@@ -72,6 +78,14 @@ def ensure_data(cfg: BERTConfig, say: Callable[[str], None]) -> None:
                 "--set phase1_steps=0"
             )
         make_phase1(cfg, meta, initial, say)
+
+
+def require_sizes(cfg: BERTConfig) -> None:
+    values = flatten(cfg)
+    for key in SIZES:
+        least = 0 if key == "phase1_steps" else 1
+        if values[key] is not None and values[key] < least:
+            raise UserError(f"{key} is {values[key]}, expected a whole number of {least} or more")
 
 
 def initial_file(cfg: BERTConfig, data_folder: Path) -> Path | None:
