@@ -7,6 +7,7 @@
 
 #include "adam.h"
 #include "attention.h"
+#include "batch_norm.h"
 #include "bias_gelu.h"
 #include "crc32c.h"
 #include "criteo.h"
@@ -65,6 +66,10 @@ PYBIND11_MODULE(MODULE_NAME, m) {
     m.def("lars", &lars, Unlocked());
     m.def("attention_fwd", &attention_fwd, Unlocked());
     m.def("attention_bwd", &attention_bwd, Unlocked());
+    m.def("batch_norm_moments", &batch_norm_moments, Unlocked());
+    m.def("batch_norm_apply", &batch_norm_apply, Unlocked());
+    m.def("batch_norm_sums", &batch_norm_sums, Unlocked());
+    m.def("batch_norm_dx", &batch_norm_dx, Unlocked());
     m.def("bias_gelu_fwd", &bias_gelu_fwd, Unlocked());
     m.def("bias_gelu_bwd", &bias_gelu_bwd, Unlocked());
     m.def("layer_norm_fwd", &layer_norm_fwd, Unlocked());

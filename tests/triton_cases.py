@@ -6,6 +6,7 @@ Which constants a launch takes comes from the kernels' own tile functions.
 import torch
 from mlperf_fast.kernels import (
     attention,
+    batch_norm,
     bias_gelu,
     dot_interaction,
     embedding_bag,
@@ -51,6 +52,30 @@ def attention_cases():
         for kernel, blocks in kernels:
             sizes = attention.tile(D, DTYPES[name], blocks)
             yield f"{D}-{name}-{'dropout' if state else 'plain'}", kernel, {**arguments, **sizes}
+
+
+def batch_norm_cases():
+    merging = (batch_norm._batch_norm_merge_moments_kernel, batch_norm._batch_norm_merge_sums_kernel)
+    sums = (batch_norm._batch_norm_moments_kernel, batch_norm._batch_norm_sums_kernel)
+    maps = (batch_norm._batch_norm_apply_kernel, batch_norm._batch_norm_dx_kernel)
+    # ResNet's widest layer: the largest tiles
+    for name, kernels in (("bf16", sums + maps), ("fp32", maps), ("merging", merging)):
+        stored = ("x_ptr", "residual_ptr", "y_ptr", "dy_ptr", "dx_ptr", "dresidual_ptr")
+        floats = ("mean_ptr", "variance_ptr", "gamma_ptr", "beta_ptr", "moments_ptr", "running_mean_ptr")
+        floats += ("running_variance_ptr", "sums_ptr", "partial_ptr")
+        arguments = {
+            **dict.fromkeys(stored, f"*{name}"),
+            **dict.fromkeys(floats, "*fp32"),
+            "mask_ptr": "*i32",
+            **dict.fromkeys(("R", "STEPS", "blocks"), "i32"),
+            "height": sized(batch_norm.ROWS),
+            **dict.fromkeys(("eps", "share", "momentum", "unbiased"), "fp32"),
+            "C": sized(2048),
+            "RELU": True,
+            **(batch_norm.merging_tile(batch_norm.BLOCKS) if kernels is merging else batch_norm.tile(2048)),
+        }
+        for kernel in kernels:
+            yield name, kernel, arguments
 
 
 def bias_gelu_cases():
@@ -203,6 +228,7 @@ CASES = [
     (kernel, name, arguments)
     for cases in (
         attention_cases,
+        batch_norm_cases,
         bias_gelu_cases,
         dot_interaction_cases,
         embedding_bag_cases,

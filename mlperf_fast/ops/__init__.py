@@ -2,6 +2,7 @@
 
 from mlperf_fast.ops.adam import adam_
 from mlperf_fast.ops.attention import attention
+from mlperf_fast.ops.batch_norm import batch_norm
 from mlperf_fast.ops.bias_gelu import bias_gelu
 from mlperf_fast.ops.dot_interaction import dot_interaction
 from mlperf_fast.ops.dropout import dropout_state
@@ -26,6 +27,7 @@ from mlperf_fast.ops.softmax_cross_entropy import raise_if_bad_labels, softmax_c
 __all__ = [
     "adam_",
     "attention",
+    "batch_norm",
     "bias_gelu",
     "dot_interaction",
     "dropout_state",
