@@ -55,8 +55,8 @@ NVCC_FLAGS = ["-std=c++17", "-O3", "-lineinfo", "-Icsrc"]
 
 
 def cpu_extensions():
-    sources = sorted(source for source in glob("csrc/*.cpp") if "bindings_cuda" not in source)
-    headers = sorted(glob("csrc/*.h") + glob("csrc/common/*.h"))
+    sources = sorted(source for source in glob("csrc/*.cpp") + glob("csrc/go/*.cpp") if "bindings_cuda" not in source)
+    headers = sorted(glob("csrc/*.h") + glob("csrc/common/*.h") + glob("csrc/go/*.h"))
     return [
         Pybind11Extension(
             f"mlperf_fast._C.{level}",

@@ -15,6 +15,7 @@
 #include "ema.h"
 #include "embedding_bag.h"
 #include "embedding_layer_norm.h"
+#include "go/games.h"
 #include "grad_norm.h"
 #include "lamb.h"
 #include "lars.h"
@@ -90,4 +91,15 @@ PYBIND11_MODULE(MODULE_NAME, m) {
     m.def("criteo_parse", &criteo_parse, Unlocked());
     m.def("criteo_index", &criteo_index, Unlocked());
     m.def("criteo_audit", &criteo_audit, Unlocked());
+    m.def("go_game_bytes", &go_game_bytes);
+    m.def("go_new", &go_new, Unlocked());
+    m.def("go_play", &go_play, Unlocked());
+    m.def("go_legal", &go_legal, Unlocked());
+    m.def("go_planes", &go_planes, Unlocked());
+    m.def("go_stones", &go_stones, Unlocked());
+    m.def("go_facts", &go_facts, Unlocked());
+    m.def("go_area", &go_area, Unlocked());
+    m.def("go_playouts", &go_playouts, Unlocked());
+    m.def("go_transform_planes", &go_transform_planes, Unlocked());
+    m.def("go_transform_policies", &go_transform_policies, Unlocked());
 }

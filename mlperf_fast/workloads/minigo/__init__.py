@@ -1,0 +1,1 @@
+"""Minigo: Go by self-play."""
