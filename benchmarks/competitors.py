@@ -21,7 +21,9 @@ from mlperf_fast.ops import backend as ops_backend
 from .measure import ABSENT, Candidate, Local, failure
 
 # Libraries with forms of MLPerf's ops, as system.PACKAGES knows them.
-LIBRARIES = ("apex", "fbgemm", "flash-attn", "torchvision", "torchaudio", "scikit-learn", "transformers")
+LIBRARIES = (
+    "apex", "fbgemm", "flash-attn", "torchvision", "torchaudio", "scikit-learn", "transformers", "open_spiel",
+)  # fmt: skip
 MOST_COMPILED = 500  # tensors: 200 of plain SGD took 42 s on two busy cores
 CUDA_ONLY = ("apex", "flash-attn")
 

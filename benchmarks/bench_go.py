@@ -1,0 +1,87 @@
+"""go: random games from the empty board, against OpenSpiel's rollouts; and what the network's input costs.
+
+cpp              board.Games.playouts: no own eye is filled, positional superko, the area at the end
+cpp, any move    each legal move equally likely, the pass too, for at most 2 size² moves: OpenSpiel's rollouts
+open_spiel       pyspiel.MCTSBot with RandomRolloutEvaluator(1), in C++: a rollout a simulation, after a short walk down
+                 its tree. It ends a game in which a board comes back, and takes no dead stones off
+Below: 13 planes, with the legal moves they need, and the area with pass-alive regions, for games in their middle.
+"""
+
+import sys
+from argparse import Namespace
+from collections.abc import Callable, Iterator
+
+import torch
+
+from mlperf_fast.workloads.minigo.board import Games, new_games
+
+from . import command
+from .competitors import library
+from .measure import Candidate, Local, Row, compare
+
+DEVICES = ("cpu",)
+PLAYOUTS = {9: 64, 19: 8}  # in one call
+POSITIONS = 256
+
+
+def measure(chosen: Namespace) -> Iterator[Row]:
+    for size in (9,) if chosen.quick else PLAYOUTS:
+        count = 2 if chosen.quick else PLAYOUTS[size]
+        empty = new_games(1, size)
+        candidates: dict[str, Candidate | str] = {
+            "cpp": Local(playouts(empty, count, own_eyes=False)),
+            "cpp, any move": Local(playouts(empty, count, own_eyes=True)),
+            "open_spiel": library("open_spiel", chosen.device, lambda s=size, n=count: open_spiel(s, n)),
+        }
+        results = compare(candidates, command.effort(chosen))
+        lengths = {
+            f"moves a game at {size}x{size}, {name}": round(
+                float(empty.playouts(200, 0, own_eyes=eyes)[0].float().mean()), 1
+            )
+            for name, eyes in (("cpp", False), ("cpp, any move", True))
+        }
+        yield row("random games", f"{count} of {size}x{size}", chosen, results, lengths)
+    for size in (9,) if chosen.quick else PLAYOUTS:
+        games = midgame(4 if chosen.quick else POSITIONS, size)
+        for name, call in (("planes", games.planes), ("area", lambda g=games: g.scores(7.5))):
+            results = compare({"cpp": Local(lambda number, call=call: call())}, command.effort(chosen))
+            yield row(name, f"{len(games)} of {size}x{size}", chosen, results, {})
+
+
+def row(name: str, shape: str, chosen: Namespace, results: dict, facts: dict) -> Row:
+    return Row(name, shape, "integers", chosen.threads, 0, 0, "none", results, "cpp", facts)
+
+
+def playouts(empty: Games, count: int, *, own_eyes: bool) -> Callable[[int], object]:
+    limit = 2 * empty.size**2 if own_eyes else None
+    return lambda number: empty.playouts(count, 0, first=count * number, max_moves=limit, own_eyes=own_eyes)
+
+
+def midgame(n: int, size: int) -> Games:
+    """Games after so many random moves as leave a third of the board empty."""
+    games, draw = new_games(n, size), torch.Generator().manual_seed(0)
+    for _ in range(size**2 * 2 // 3):
+        stones = games.legal()[:, :-1].float() + 1e-9  # a draw that isn't legal is left out
+        games.play(torch.multinomial(stones, 1, generator=draw)[:, 0])
+    return games
+
+
+def open_spiel(size: int, count: int) -> Callable[[int], object]:
+    import pyspiel
+
+    game = pyspiel.load_game("go", {"board_size": size, "komi": 7.5})
+    rollout, exploration, megabytes, solve, seed, verbose = (
+        pyspiel.RandomRolloutEvaluator(1, 0),
+        2.0,
+        1000,
+        False,
+        0,
+        False,
+    )
+    bot = pyspiel.MCTSBot(game, rollout, exploration, count, megabytes, solve, seed, verbose)
+    state = game.new_initial_state()
+    return lambda number: bot.mcts_search(state)
+
+
+if __name__ == "__main__":
+    sys.exit(command.main("go"))
