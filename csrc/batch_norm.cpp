@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <type_traits>
 #include <vector>
 
 #include "common/as_stored.h"
@@ -24,6 +25,7 @@ inline Bits load_bits(const int32_t* from) {
     return v;
 }
 inline void store_bits(int32_t* to, Bits v) { std::memcpy(to, &v, sizeof(v)); }
+inline Bits bit_of(int64_t row) { return Bits{} + static_cast<int32_t>(1u << row); }
 
 // A matrix of R rows of N columns that hold C channels, in groups of rows and blocks of groups.
 struct Shape {
@@ -35,6 +37,31 @@ struct Shape {
     // A function of the shape alone; at most 64, whose sums are added up in order afterwards.
     int64_t block_groups() const { return std::max((groups() + 63) / 64, kBlockElements / (kGroup * N)) + 1; }
     int64_t blocks() const { return (groups() + block_groups() - 1) / block_groups(); }
+};
+
+// Calls body(count, row, step) for all rows of a group, where `fours` four at a time: row, row + step, ... Taken from
+// the group's quarters they come from four places in memory, which one core reads 1.4 times as fast as one place; and
+// what belongs to a column is loaded once for the four. Rows that are also written, past the caches, are faster one by
+// one.
+template <class Body>
+void each_row(int64_t rows, bool fours, Body&& body) {
+    const int64_t step = fours ? rows / 4 : 0;
+    for (int64_t r = 0; r < step; ++r) body(std::integral_constant<int, 4>(), r, step);
+    for (int64_t r = 4 * step; r < rows; ++r) body(std::integral_constant<int, 1>(), r, int64_t{0});
+}
+
+// Rows of a matrix as floats, each in a buffer of its own where it must be converted or padded.
+class Rows {
+   public:
+    explicit Rows(int64_t P) : P_(P), memory_(4 * P) {}
+    template <int kCount, class E>
+    void read_all(const E* from, int64_t row, int64_t step, int64_t N, const float* (&to)[kCount]) {
+        for (int i = 0; i < kCount; ++i) to[i] = read(from + (row + i * step) * N, memory_.data() + i * P_, N);
+    }
+
+   private:
+    const int64_t P_;
+    Buffer memory_;
 };
 
 // A [C] vector of channels as a padded row of columns.
@@ -77,31 +104,38 @@ void moments(const E* x, float* mean, float* variance, float* running_mean, floa
     const int64_t N = shape.N, C = shape.C, P = shape.P(), blocks = shape.blocks(), height = shape.block_groups();
     std::vector<double> partial(blocks * 3 * N);
     parallel_shares(blocks, 1, [&](int64_t first, int64_t last) {
-        Buffer row(P), pivots(P);
-        float* pivot = pivots.data();
+        Rows rows(P);
+        Buffer pivots(P);
         Totals sums(shape);
+        float *const pivot = pivots.data(), *const first_sum = sums.first, *const second_sum = sums.second;
         for (int64_t block = first; block < last; ++block) {
             double* totals = partial.data() + block * 3 * N;
             const int64_t group = block * height, few = shape.rows(group);
             std::fill(pivot, pivot + P, 0.0f);
             for (int64_t r = 0; r < few; ++r) {
-                const float* h = read(x + (group * kGroup + r) * N, row.data(), N);
-                for (int64_t n = 0; n < P; n += kLanes) store(pivot + n, load(pivot + n) + load(h + n));
+                const float* h[1];
+                rows.read_all(x, group * kGroup + r, 0, N, h);
+                for (int64_t n = 0; n < P; n += kLanes) store(pivot + n, load(pivot + n) + load(h[0] + n));
             }
             for (int64_t n = 0; n < P; ++n) pivot[n] *= 1.0f / static_cast<float>(few);
             for (int64_t n = 0; n < N; ++n) totals[2 * N + n] = pivot[n];
             for (int64_t g = group; g < std::min(group + height, shape.groups()); ++g) {
-                for (int64_t r = 0; r < shape.rows(g); ++r) {
-                    const float* h = read(x + (g * kGroup + r) * N, row.data(), N);
-                    for (int64_t n = 0; n < P; n += kBlock)
+                each_row(shape.rows(g), true, [&](auto count, int64_t row, int64_t step) {
+                    const float* h[count];
+                    rows.read_all(x, g * kGroup + row, step, N, h);
+                    for (int64_t n = 0; n < P; n += kLanes) {
+                        const Vec middle = load(pivot + n);
+                        Vec sum = load(first_sum + n), squares = load(second_sum + n);
 #pragma GCC unroll 4
-                        for (int i = 0; i < kParts; ++i) {
-                            const int64_t k = n + i * kLanes;
-                            const Vec d = load(h + k) - load(pivot + k);
-                            store(sums.first + k, load(sums.first + k) + d);
-                            store(sums.second + k, load(sums.second + k) + d * d);
+                        for (int i = 0; i < count; ++i) {
+                            const Vec d = load(h[i] + n) - middle;
+                            sum += d;
+                            squares += d * d;
                         }
-                }
+                        store(first_sum + n, sum);
+                        store(second_sum + n, squares);
+                    }
+                });
                 sums.add_to(totals, N);
             }
         }
@@ -134,7 +168,6 @@ void moments(const E* x, float* mean, float* variance, float* running_mean, floa
     }
 }
 
-// From the last group to the first: the last ones are still in the caches from the pass before.
 template <bool kRelu, class E>
 void apply(const E* x, const E* residual, const float* mean, const float* variance, const float* gamma,
            const float* beta, E* y, int32_t* mask, float eps, const Shape& shape) {
@@ -146,14 +179,14 @@ void apply(const E* x, const E* residual, const float* mean, const float* varian
     parallel_shares(shape.groups(), shape.grain(), [&](int64_t first, int64_t last) {
         Buffer x_row(P), residual_row(P), y_row(P);
         std::vector<int32_t> own(P);
-        for (int64_t g = last; g-- > first;) {
+        for (int64_t g = first; g < last; ++g) {
             int32_t* words = mask != nullptr && N % kBlock == 0 ? mask + g * N : own.data();
             for (int64_t r = 0; r < shape.rows(g); ++r) {
                 const int64_t at = (g * kGroup + r) * N;
                 const float* h = read(x + at, x_row.data(), N);
                 const float* added = residual ? read(residual + at, residual_row.data(), N) : residual_row.data();
                 float* out = begin_write(y + at, y_row.data(), N);
-                const Bits bit = Bits{} + static_cast<int32_t>(1u << r);
+                const Bits bit = bit_of(r);
                 const bool has_residual = residual != nullptr;
                 for (int64_t n = 0; n < P; n += kBlock)
 #pragma GCC unroll 4
@@ -184,35 +217,48 @@ inline const int32_t* words_of(const int32_t* mask, int64_t g, std::vector<int32
 }
 
 template <bool kRelu, class E>
-void sums(const E* dy, const E* x, const int32_t* mask, const float* mean, const float* variance, float* out, float eps,
-          const Shape& shape) {
+void sums(const E* dy, const E* x, const int32_t* mask, const float* mean, const float* variance, float* out,
+          E* dresidual, float eps, const Shape& shape) {
     const int64_t N = shape.N, C = shape.C, P = shape.P(), blocks = shape.blocks(), height = shape.block_groups();
     const Columns center(shape, mean);
+    const bool streamed = dresidual != nullptr && streams(dresidual, shape.R, N);
     std::vector<double> partial(blocks * 2 * N);
     parallel_shares(blocks, 1, [&](int64_t first, int64_t last) {
-        Buffer x_row(P), dy_row(P);
+        Rows x_rows(P), dy_rows(P);
+        Buffer dresidual_row(P);
         std::vector<int32_t> own(P);
         Totals totals(shape);
+        float *const first_sum = totals.first, *const second_sum = totals.second;
         for (int64_t block = first; block < last; ++block)
             for (int64_t g = block * height; g < std::min((block + 1) * height, shape.groups()); ++g) {
                 const int32_t* words = words_of(mask, g, own, N);
-                for (int64_t r = 0; r < shape.rows(g); ++r) {
-                    const int64_t at = (g * kGroup + r) * N;
-                    const float *h = read(x + at, x_row.data(), N), *d = read(dy + at, dy_row.data(), N);
-                    const Bits bit = Bits{} + static_cast<int32_t>(1u << r);
-                    for (int64_t n = 0; n < P; n += kBlock)
+                each_row(shape.rows(g), dresidual == nullptr, [&](auto count, int64_t row, int64_t step) {
+                    const float *h[count], *d[count];
+                    const int64_t at = g * kGroup + row;
+                    x_rows.read_all(x, at, step, N, h);
+                    dy_rows.read_all(dy, at, step, N, d);
+                    float* to =
+                        count == 1 && dresidual ? begin_write(dresidual + at * N, dresidual_row.data(), N) : nullptr;
+                    for (int64_t n = 0; n < P; n += kLanes) {
+                        const Vec middle = load(center.data + n);
+                        const Bits kept = kRelu ? load_bits(words + n) : Bits{};
+                        Vec sum = load(first_sum + n), product = load(second_sum + n);
 #pragma GCC unroll 4
-                        for (int i = 0; i < kParts; ++i) {
-                            const int64_t k = n + i * kLanes;
-                            Vec v = load(d + k);
-                            if (kRelu) v = (load_bits(words + k) & bit) != 0 ? v : Vec{};
-                            store(totals.first + k, load(totals.first + k) + v);
-                            const Vec product = v * (load(h + k) - load(center.data + k));
-                            store(totals.second + k, load(totals.second + k) + product);
+                        for (int i = 0; i < count; ++i) {
+                            Vec v = load(d[i] + n);
+                            if (kRelu) v = (kept & bit_of(row + i * step)) != 0 ? v : Vec{};
+                            if (count == 1 && to) put(to + n, v, streamed);
+                            sum += v;
+                            product += v * (load(h[i] + n) - middle);
                         }
-                }
+                        store(first_sum + n, sum);
+                        store(second_sum + n, product);
+                    }
+                    if (to) end_write(dresidual + at * N, to, N);
+                });
                 totals.add_to(partial.data() + block * 2 * N, N);
             }
+        if (streamed) stream_end();
     });
     const std::vector<float> rstd = rstd_of(variance, eps, C);
     for (int64_t c = 0; c < C; ++c) {
@@ -229,7 +275,7 @@ void sums(const E* dy, const E* x, const int32_t* mask, const float* mean, const
 
 template <bool kRelu, class E>
 void dx(const E* dy, const E* x, const int32_t* mask, const float* mean, const float* variance, const float* gamma,
-        const float* sums, E* out, E* dresidual, float eps, int64_t count, const Shape& shape) {
+        const float* sums, E* out, float eps, int64_t count, const Shape& shape) {
     const int64_t N = shape.N, C = shape.C, P = shape.P();
     std::vector<float> scale = rstd_of(variance, eps, C), plain(C), slope(C);
     for (int64_t c = 0; c < C; ++c) {
@@ -238,33 +284,30 @@ void dx(const E* dy, const E* x, const int32_t* mask, const float* mean, const f
         scale[c] *= gamma[c];
     }
     const Columns center(shape, mean), factor(shape, scale), minus(shape, plain), tilt(shape, slope);
-    const bool streamed = streams(out, shape.R, N), both = dresidual != nullptr && streams(dresidual, shape.R, N);
+    const bool streamed = streams(out, shape.R, N);
     parallel_shares(shape.groups(), shape.grain(), [&](int64_t first, int64_t last) {
-        Buffer x_row(P), dy_row(P), dx_row(P), dresidual_row(P);
+        Buffer x_row(P), dy_row(P), dx_row(P);
         std::vector<int32_t> own(P);
-        for (int64_t g = last; g-- > first;) {
+        for (int64_t g = first; g < last; ++g) {
             const int32_t* words = words_of(mask, g, own, N);
             for (int64_t r = 0; r < shape.rows(g); ++r) {
                 const int64_t at = (g * kGroup + r) * N;
                 const float *h = read(x + at, x_row.data(), N), *d = read(dy + at, dy_row.data(), N);
                 float* to = begin_write(out + at, dx_row.data(), N);
-                float* to_residual = dresidual ? begin_write(dresidual + at, dresidual_row.data(), N) : nullptr;
-                const Bits bit = Bits{} + static_cast<int32_t>(1u << r);
+                const Bits bit = bit_of(r);
                 for (int64_t n = 0; n < P; n += kBlock)
 #pragma GCC unroll 4
                     for (int i = 0; i < kParts; ++i) {
                         const int64_t k = n + i * kLanes;
                         Vec v = load(d + k);
                         if (kRelu) v = (load_bits(words + k) & bit) != 0 ? v : Vec{};
-                        if (to_residual) put(to_residual + k, v, both);
                         v -= load(minus.data + k) + (load(h + k) - load(center.data + k)) * load(tilt.data + k);
                         put(to + k, v * load(factor.data + k), streamed);
                     }
                 end_write(out + at, to, N);
-                if (dresidual) end_write(dresidual + at, to_residual, N);
             }
         }
-        if (streamed || both) stream_end();
+        if (streamed) stream_end();
     });
 }
 
@@ -301,25 +344,25 @@ void batch_norm_apply(uintptr_t x, uintptr_t residual, uintptr_t mean, uintptr_t
 }
 
 void batch_norm_sums(uintptr_t dy, uintptr_t x, uintptr_t mask, uintptr_t mean, uintptr_t variance, uintptr_t out,
-                     float eps, int64_t R, int64_t N, int64_t C, int stored_as) {
+                     uintptr_t dresidual, float eps, int64_t R, int64_t N, int64_t C, int stored_as) {
     const Shape shape = checked(R, N, C);
     as_stored(stored_as, [&](auto kind) {
         using E = decltype(kind);
         const auto run = mask ? sums<true, E> : sums<false, E>;
         run(pointer<E>(dy), pointer<E>(x), pointer<int32_t>(mask), pointer<float>(mean), pointer<float>(variance),
-            pointer<float>(out), eps, shape);
+            pointer<float>(out), pointer<E>(dresidual), eps, shape);
     });
 }
 
 void batch_norm_dx(uintptr_t dy, uintptr_t x, uintptr_t mask, uintptr_t mean, uintptr_t variance, uintptr_t gamma,
-                   uintptr_t sums, uintptr_t out, uintptr_t dresidual, float eps, int64_t count, int64_t R, int64_t N,
-                   int64_t C, int stored_as) {
+                   uintptr_t sums, uintptr_t out, float eps, int64_t count, int64_t R, int64_t N, int64_t C,
+                   int stored_as) {
     const Shape shape = checked(R, N, C);
     require_at_least("batch_norm", "count", count, 1);
     as_stored(stored_as, [&](auto kind) {
         using E = decltype(kind);
         const auto run = mask ? dx<true, E> : dx<false, E>;
         run(pointer<E>(dy), pointer<E>(x), pointer<int32_t>(mask), pointer<float>(mean), pointer<float>(variance),
-            pointer<float>(gamma), pointer<float>(sums), pointer<E>(out), pointer<E>(dresidual), eps, count, shape);
+            pointer<float>(gamma), pointer<float>(sums), pointer<E>(out), eps, count, shape);
     });
 }

@@ -7,7 +7,7 @@
 // R >= 0 (1 for moments), N a positive multiple of C: an NHWC tensor is [N H W, C], or any [N H W / k, k C].
 //
 // With e bytes an element and 1 bit for the mask, must move of R N elements: moments e (x); apply 3 e (x, residual, y);
-// sums 2 e (dy, x); dx 4 e (dy, x, dx, dresidual); less e each for an absent residual or dresidual. Flops an element:
+// sums 3 e (dy, x, dresidual); dx 3 e (dy, x, dx); less e each for an absent residual or dresidual. Flops an element:
 // 4, 5, 4 and 6. A training step of batch_norm + add + ReLU is so 10 e R N bytes, 19 R N flops.
 #pragma once
 #include <cstdint>
@@ -22,12 +22,12 @@ void batch_norm_apply(uintptr_t x, uintptr_t residual, uintptr_t mean, uintptr_t
                       uintptr_t beta, uintptr_t y, uintptr_t mask, float eps, bool relu, int64_t R, int64_t N,
                       int64_t C, int stored_as);
 
-// The gradients of beta and gamma. mask 0: there was no ReLU.
+// The gradients of beta and gamma, and where dresidual isn't 0 that of the residual. mask 0: there was no ReLU.
 void batch_norm_sums(uintptr_t dy, uintptr_t x, uintptr_t mask, uintptr_t mean, uintptr_t variance, uintptr_t sums,
-                     float eps, int64_t R, int64_t N, int64_t C, int stored_as);
+                     uintptr_t dresidual, float eps, int64_t R, int64_t N, int64_t C, int stored_as);
 
-// The gradients of x and, where dresidual isn't 0, of the residual. sums are those of all `count` values that share
-// mean and variance, which may be more than are here.
+// The gradient of x; dy may be dresidual, whose mask is 0. sums are those of all `count` values that share mean and
+// variance, which may be more than are here.
 void batch_norm_dx(uintptr_t dy, uintptr_t x, uintptr_t mask, uintptr_t mean, uintptr_t variance, uintptr_t gamma,
-                   uintptr_t sums, uintptr_t dx, uintptr_t dresidual, float eps, int64_t count, int64_t R, int64_t N,
-                   int64_t C, int stored_as);
+                   uintptr_t sums, uintptr_t dx, float eps, int64_t count, int64_t R, int64_t N, int64_t C,
+                   int stored_as);

@@ -141,11 +141,13 @@ def _batch_norm_apply_kernel(
 
 @triton.jit
 def _batch_norm_sums_kernel(
-    dy_ptr, x_ptr, mask_ptr, mean_ptr, partial_ptr, R, C, STEPS, ROWS: tl.constexpr, BLOCK_C: tl.constexpr
-):
-    """Of STEPS * ROWS rows, into [blocks, 2, C]: the sums of dy and of dy (x - mean), dy 0 where ReLU was.
+    dy_ptr, x_ptr, mask_ptr, mean_ptr, partial_ptr, dresidual_ptr, R, C, STEPS, ROWS: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+):  # fmt: skip
+    """Of STEPS * ROWS rows, into [blocks, 2, C]: the sums of dy and of dy (x - mean), dy 0 where ReLU was. That dy is
+    the residual's gradient.
 
-    Moves 2 e bytes an element, 1 bit for the mask and 8 C a block; about 4 flops an element.
+    Moves 3 e bytes an element (2 e without dresidual), 1 bit for the mask and 8 C a block; about 4 flops an element.
     """
     block, cols = _place(C, BLOCK_C)
     mean = _channels(mean_ptr, cols, C)
@@ -154,6 +156,8 @@ def _batch_norm_sums_kernel(
     for group in range(block * STEPS, tl.minimum(block * STEPS + STEPS, tl.cdiv(R, ROWS))):
         at, there = _tile(group, cols, R, C, ROWS)
         v = _kept_gradient(dy_ptr, mask_ptr, group, at, there, cols, C, ROWS)
+        if dresidual_ptr is not None:
+            tl.store(dresidual_ptr + at, v.to(dresidual_ptr.dtype.element_ty), mask=there)
         plain += v
         product += v * (_read(x_ptr, at, there) - mean[None, :])
     to = partial_ptr + block * 2 * C + cols
@@ -177,12 +181,12 @@ def _batch_norm_merge_sums_kernel(
 
 @triton.jit
 def _batch_norm_dx_kernel(
-    dy_ptr, x_ptr, mask_ptr, mean_ptr, variance_ptr, gamma_ptr, sums_ptr, dx_ptr, dresidual_ptr, eps, share, R, C,
-    ROWS: tl.constexpr, BLOCK_C: tl.constexpr,
+    dy_ptr, x_ptr, mask_ptr, mean_ptr, variance_ptr, gamma_ptr, sums_ptr, dx_ptr, eps, share, R, C, ROWS: tl.constexpr,
+    BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     """A tile a program; `share` is 1 / the values that share the statistics.
 
-    Moves 4 e bytes an element (3 e without dresidual), 1 bit for the mask; about 6 flops an element.
+    Moves 3 e bytes an element, 1 bit for a mask; about 6 flops an element.
     """
     group, cols = _place(C, BLOCK_C)
     at, there = _tile(group, cols, R, C, ROWS)
@@ -192,8 +196,6 @@ def _batch_norm_dx_kernel(
     plain = _channels(sums_ptr, cols, C) * share
     slope = _channels(sums_ptr + C, cols, C) * rstd * share
     v = _kept_gradient(dy_ptr, mask_ptr, group, at, there, cols, C, ROWS)
-    if dresidual_ptr is not None:
-        tl.store(dresidual_ptr + at, v.to(dresidual_ptr.dtype.element_ty), mask=there)
     v -= plain[None, :] + (_read(x_ptr, at, there) - mean[None, :]) * slope[None, :]
     tl.store(dx_ptr + at, (v * scale[None, :]).to(dx_ptr.dtype.element_ty), mask=there)
 
@@ -259,14 +261,21 @@ def batch_norm_apply(
 
 
 def batch_norm_sums(
-    dy: Tensor, x: Tensor, mask: Tensor | None, mean: Tensor, variance: Tensor, sums: Tensor, eps: float
+    dy: Tensor,
+    x: Tensor,
+    mask: Tensor | None,
+    mean: Tensor,
+    variance: Tensor,
+    sums: Tensor,
+    dresidual: Tensor | None,
+    eps: float,
 ) -> None:
-    """dy, x [R, C] of one dtype, mask as batch_norm_apply's or None -> sums [2, C] float32: dbeta, dgamma. R at
-    least 1."""
+    """dy, x [R, C] of one dtype, mask as batch_norm_apply's or None -> sums [2, C] float32: dbeta, dgamma; and
+    dresidual (None: not wanted), like dy. R at least 1."""
     R, C = x.shape
     blocks, steps = blocks_of_rows(R, C)
     partial = torch.empty(blocks, 2, C, dtype=torch.float32, device=x.device)
-    _batch_norm_sums_kernel[(blocks * across(C),)](dy, x, mask, mean, partial, R, C, steps, **tile(C))
+    _batch_norm_sums_kernel[(blocks * across(C),)](dy, x, mask, mean, partial, dresidual, R, C, steps, **tile(C))
     _batch_norm_merge_sums_kernel[(triton.cdiv(C, MERGED),)](
         partial, variance, sums, eps, C, blocks, **merging_tile(blocks)
     )
@@ -281,13 +290,12 @@ def batch_norm_dx(
     gamma: Tensor,
     sums: Tensor,
     dx: Tensor,
-    dresidual: Tensor | None,
     eps: float,
     count: int,
 ) -> None:
-    """Writes dx and dresidual (None: not wanted) [R, C], of dy's and x's dtype. sums are those of all `count` values
-    that share mean and variance. R at least 1."""
+    """Writes dx [R, C], of dy's and x's dtype. sums are those of all `count` values that share mean and variance. R at
+    least 1."""
     R, C = x.shape
     _batch_norm_dx_kernel[(triton.cdiv(R, ROWS) * across(C),)](
-        dy, x, mask, mean, variance, gamma, sums, dx, dresidual, eps, 1 / count, R, C, **tile(C)
+        dy, x, mask, mean, variance, gamma, sums, dx, eps, 1 / count, R, C, **tile(C)
     )

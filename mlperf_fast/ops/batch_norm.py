@@ -55,9 +55,9 @@ MASK_ROWS = 32  # that share a word of the mask
 
 
 def _folded(x: Tensor, backend: str) -> tuple[int, int]:
-    """The same memory as rows and columns: the CPU's code wants columns in whole blocks of registers."""
+    """The same memory as rows and columns: the CPU's code is faster on long rows of whole registers."""
     R, N = x.shape
-    while backend == "cpp" and N % 64 and R % 2 == 0 and N < 512:
+    while backend == "cpp" and N < 256 and R % 2 == 0:
         R, N = R // 2, 2 * N
     return R, N
 
@@ -96,32 +96,33 @@ def _apply(
     return y, mask
 
 
-def _sums(dy: Tensor, x: Tensor, mask: Tensor | None, moments: Tensor, eps: float, backend: str) -> Tensor:
-    """The gradients of bias and weight as the rows of [2, C] float32."""
-    sums = _fake_sums(dy, x, mask, moments, eps, backend)
+def _sums(
+    dy: Tensor, x: Tensor, mask: Tensor | None, moments: Tensor, eps: float, both: bool, backend: str
+) -> tuple[Tensor, Tensor]:
+    """The gradients of bias and weight as the rows of [2, C] float32; and with `both` that of the residual."""
+    sums, dresidual = _fake_sums(dy, x, mask, moments, eps, both, backend)
+    wanted = dresidual if both else None
     if backend == "cpp":
-        _native(_C.batch_norm_sums, x, (dy, x, mask, *moments, sums), eps)
+        _native(_C.batch_norm_sums, x, (dy, x, mask, *moments, sums, wanted), eps)
     else:
         from mlperf_fast.kernels.batch_norm import batch_norm_sums
 
-        batch_norm_sums(dy, x, mask, *moments, sums, eps)
-    return sums
+        batch_norm_sums(dy, x, mask, *moments, sums, wanted, eps)
+    return sums, dresidual
 
 
 def _dx(
     dy: Tensor, x: Tensor, mask: Tensor | None, moments: Tensor, weight: Tensor, sums: Tensor, eps: float, count: int,
-    both: bool, backend: str,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """The gradients of x and, with `both`, of the residual; without, an empty one."""
-    dx, dresidual = _fake_dx(dy, x, mask, moments, weight, sums, eps, count, both, backend)
-    wanted = dresidual if both else None
+    backend: str,
+) -> Tensor:  # fmt: skip
+    dx = _fake_dx(dy, x, mask, moments, weight, sums, eps, count, backend)
     if backend == "cpp":
-        _native(_C.batch_norm_dx, x, (dy, x, mask, *moments, weight, sums, dx, wanted), eps, count)
+        _native(_C.batch_norm_dx, x, (dy, x, mask, *moments, weight, sums, dx), eps, count)
     else:
         from mlperf_fast.kernels.batch_norm import batch_norm_dx
 
-        batch_norm_dx(dy, x, mask, *moments, weight, sums, dx, wanted, eps, count)
-    return dx, dresidual
+        batch_norm_dx(dy, x, mask, *moments, weight, sums, dx, eps, count)
+    return dx
 
 
 # 3. Registration: shapes without data, and the gradient ------------------------------------------------------------
@@ -137,12 +138,12 @@ def _fake_apply(x, residual, mean, variance, weight, bias, eps, relu, keep, back
     return x.new_empty(x.shape), x.new_empty(words, dtype=torch.int32)
 
 
-def _fake_sums(dy, x, mask, moments, eps, backend):
-    return torch.empty_like(moments)
+def _fake_sums(dy, x, mask, moments, eps, both, backend):
+    return torch.empty_like(moments), x.new_empty(x.shape if both else (0, 0))
 
 
-def _fake_dx(dy, x, mask, moments, weight, sums, eps, count, both, backend):
-    return x.new_empty(x.shape), x.new_empty(x.shape if both else (0, 0))
+def _fake_dx(dy, x, mask, moments, weight, sums, eps, count, backend):
+    return x.new_empty(x.shape)
 
 
 _op_moments = define(
@@ -158,13 +159,14 @@ _op_apply = define(
     _fake_apply,
 )
 _op_sums = define(
-    "batch_norm_sums(Tensor dy, Tensor x, Tensor? mask, Tensor moments, float eps, str backend) -> Tensor",
+    "batch_norm_sums(Tensor dy, Tensor x, Tensor? mask, Tensor moments, float eps, bool both, "
+    "str backend) -> (Tensor, Tensor)",
     _sums,
     _fake_sums,
 )
 _op_dx = define(
     "batch_norm_dx(Tensor dy, Tensor x, Tensor? mask, Tensor moments, Tensor weight, Tensor sums, float eps, "
-    "int count, bool both, str backend) -> (Tensor, Tensor)",
+    "int count, str backend) -> Tensor",
     _dx,
     _fake_dx,
 )
@@ -219,13 +221,15 @@ class BatchNorm(torch.autograd.Function):
         x, weight, moments, mask = ctx.saved_tensors
         eps, group, has_residual, backend = ctx.arguments
         rows = _rows(dy)
-        own = sums = _batch_norm_sums(rows, x, mask, moments, eps, backend)
+        both = has_residual and mask is not None  # without ReLU the residual's gradient is dy
+        own, dresidual = _batch_norm_sums(rows, x, mask, moments, eps, both, backend)
+        if both:  # ReLU's part is done in it
+            rows, mask = dresidual, None
+        sums = own
         if _size(group) > 1:
             sums = own.clone()
             torch_dist.all_reduce(sums, group=group)
-        both = has_residual and mask is not None  # without ReLU the residual's gradient is dy
-        count = len(x) * _size(group)
-        dx, dresidual = _batch_norm_dx(rows, x, mask, moments, weight, sums, eps, count, both, backend)
+        dx = _batch_norm_dx(rows, x, mask, moments, weight, sums, eps, len(x) * _size(group), backend)
         given = _like(dresidual, dy) if both else dy if has_residual else None
         return _like(dx, dy), own[1], own[0], given, *[None] * 7
 

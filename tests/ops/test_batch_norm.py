@@ -1,4 +1,8 @@
 import functools
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -202,10 +206,8 @@ def test_torch_op_contract(backend):
         forward = (x, added, mean, variance, weight, bias, EPS, relu, relu, backend)
         torch.library.opcheck(ops.batch_norm_apply, forward)
         mask = ops.batch_norm_apply(*forward)[1] if relu else None
-        torch.library.opcheck(ops.batch_norm_sums, (dy, x, mask, moments, EPS, backend))
-        torch.library.opcheck(
-            ops.batch_norm_dx, (dy, x, mask, moments, weight, moments, EPS, 4, added is not None, backend)
-        )
+        torch.library.opcheck(ops.batch_norm_sums, (dy, x, mask, moments, EPS, relu, backend))
+        torch.library.opcheck(ops.batch_norm_dx, (dy, x, mask, moments, weight, moments, EPS, 4, backend))
 
 
 @pytest.mark.parametrize("backend", backends(OP), indirect=True)
@@ -230,6 +232,27 @@ def test_what_is_kept_for_backward_is_x_and_a_bit_an_element():
                    backend="cpp")  # fmt: skip
     own = [t for t in kept if t.data_ptr() != x.data_ptr()]
     assert sum(t.numel() * t.element_size() for t in own) == x.numel() // 8 + 3 * 64 * 4
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_a_group_of_ranks_shares_its_statistics(world, tmp_path):
+    """Each rank's results are those of its part in one batch of all; weight and bias get each its part's gradient."""
+    path = Path(__file__).with_name("batch_norm_worker.py")
+    spec = importlib.util.spec_from_file_location("batch_norm_worker", path)
+    worker = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(worker)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(world)]
+    done = subprocess.run([*torchrun, str(path), str(tmp_path)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    ranks = [torch.load(tmp_path / f"rank-{rank}.pt", weights_only=True) for rank in range(world)]
+    y, dx, dresidual, dweight, dbias, *running_ = worker.both_ways(*worker.draw(3 * world), backend="ref")
+    for part, expected in enumerate((y, dx, dresidual)):
+        torch.testing.assert_close(torch.cat([rank[part] for rank in ranks]), expected, rtol=1e-4, atol=1e-4)
+    for part, expected in ((3, dweight), (4, dbias)):
+        torch.testing.assert_close(sum(rank[part] for rank in ranks), expected, rtol=1e-4, atol=1e-4)
+    for rank in ranks:
+        for found, expected in zip(rank[5:], running_, strict=True):
+            torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_a_second_derivative_is_refused():
