@@ -198,6 +198,7 @@ def test_real_games_give_their_results():
         ("(;SZ[9]AB[aa:zz])", r"AB\[aa:zz\]: expected two letters"),
         ("(;SZ[9];B[aa]W[bb])", "move 2: one node has moves of both colours"),
         ("(;SZ[9];B[aa];AB[cc])", "node 2 sets stones up after move 1"),
+        ("(" + ";" * 100_001 + ")", "a game of more than 100,000 nodes"),
         ("(;CA[utf-99]SZ[9])", r"CA\[utf-99\] names no known character set"),
     ],
 )

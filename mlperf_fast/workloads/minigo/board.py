@@ -49,7 +49,7 @@ class Facts(NamedTuple):
     last: Tensor  # the last move, -1: none
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Games:
     """Games of one board size, a row of bytes each. Made by new_games()."""
 

@@ -27,6 +27,7 @@ from mlperf_fast.workloads.minigo.board import (
 )
 
 MOST_BYTES = 10_000_000
+MOST_NODES = 100_000  # of a main line; a game of 19 lines has hundreds
 LETTERS = "abcdefghijklmnopqrs"
 COLOURS = {"B": BLACK, "W": WHITE}
 NAMES = {BLACK: "Black", WHITE: "White"}
@@ -126,6 +127,8 @@ def _main_lines(text: str, name: str) -> Iterator[list[Node]]:
             elif mark == ";":
                 if on_main_line:
                     nodes.append({})
+                    if len(nodes) > MOST_NODES:
+                        raise UserError(f"{name}: a game of more than {MOST_NODES:,} nodes; expected one for each move")
             elif mark == ")":
                 on_main_line = False
                 depth -= 1
