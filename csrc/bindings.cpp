@@ -2,6 +2,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -16,6 +17,7 @@
 #include "embedding_bag.h"
 #include "embedding_layer_norm.h"
 #include "go/games.h"
+#include "go/search.h"
 #include "grad_norm.h"
 #include "lamb.h"
 #include "lars.h"
@@ -102,4 +104,23 @@ PYBIND11_MODULE(MODULE_NAME, m) {
     m.def("go_playouts", &go_playouts, Unlocked());
     m.def("go_transform_planes", &go_transform_planes, Unlocked());
     m.def("go_transform_policies", &go_transform_policies, Unlocked());
+
+    using Search = go::Search;
+    py::class_<Search>(m, "GoSearch", py::module_local())
+        .def(py::init([](uintptr_t games, int64_t count, int64_t stride, int64_t leaves, double value_penalty,
+                         double komi, double noise_alpha, double noise_mix, int64_t soft_moves, double soft_power,
+                         int64_t restrict_passes, bool own_eyes, int64_t seed) {
+            const go::SearchOptions options{leaves,     value_penalty,   komi,     noise_alpha, noise_mix, soft_moves,
+                                            soft_power, restrict_passes, own_eyes, seed};
+            return std::make_unique<Search>(games, count, stride, options);
+        }))
+        .def("reset", &Search::reset, Unlocked())
+        .def("start", &Search::start, Unlocked())
+        .def("select", &Search::select, Unlocked())
+        .def("back_up", &Search::back_up, Unlocked())
+        .def("choose", &Search::choose, Unlocked())
+        .def("play", &Search::play, Unlocked())
+        .def("roots", &Search::roots, Unlocked())
+        .def("draws", &Search::draws, Unlocked())
+        .def("bytes", &Search::bytes);
 }

@@ -12,6 +12,11 @@ namespace go {
 class Random {
    public:
     Random(uint64_t seed, uint64_t stream) : counter_(mixed(mixed(seed + kGolden) + (stream + 1) * kGolden)) {}
+    // [0, 1), in steps of 2^-53.
+    double uniform() {
+        counter_ += kGolden;
+        return static_cast<double>(mixed(counter_) >> 11) * 0x1p-53;
+    }
     // 0 .. count-1. Uneven by less than count / 2^32.
     int below(int count) {
         counter_ += kGolden;
