@@ -4,7 +4,8 @@ cpp              board.Games.playouts: no own eye is filled, positional superko,
 cpp, any move    each legal move equally likely, the pass too, for at most 2 size² moves: OpenSpiel's rollouts
 open_spiel       pyspiel.MCTSBot with RandomRolloutEvaluator(1), in C++: a rollout a simulation, after a short walk down
                  its tree. It ends a game in which a board comes back, and takes no dead stones off
-Below: 13 planes, with the legal moves they need, and the area with pass-alive regions, for games in their middle.
+Below: 13 planes, with the legal moves they need, and the area with pass-alive regions, for games in their middle; and
+the tree search of many games from the empty board, its network a uniform prior and the value 0: what is left is ours.
 """
 
 import sys
@@ -14,14 +15,17 @@ from collections.abc import Callable, Iterator
 import torch
 
 from mlperf_fast.workloads.minigo.board import Games, new_games
+from mlperf_fast.workloads.minigo.search import Search
 
 from . import command
 from .competitors import library
-from .measure import Candidate, Local, Row, compare
+from .measure import Candidate, Local, Row, Timing, compare
 
 DEVICES = ("cpu",)
 PLAYOUTS = {9: 64, 19: 8}  # in one call
 POSITIONS = 256
+SEARCHES = {9: 256, 19: 64}  # games at once
+READOUTS = 64  # of each game in one call
 
 
 def measure(chosen: Namespace) -> Iterator[Row]:
@@ -46,6 +50,13 @@ def measure(chosen: Namespace) -> Iterator[Row]:
         for name, call in (("planes", games.planes), ("area", lambda g=games: g.scores(7.5))):
             results = compare({"cpp": Local(lambda number, call=call: call())}, command.effort(chosen))
             yield row(name, f"{len(games)} of {size}x{size}", chosen, results, {})
+    for size in (9,) if chosen.quick else SEARCHES:
+        search = Search(new_games(4 if chosen.quick else SEARCHES[size], size))
+        results = compare({"cpp": Local(lambda number, search=search: searched(search))}, command.effort(chosen))
+        leaves, timing = searched(search), results["cpp"]
+        rate = round(leaves / timing.ms * 1e3) if isinstance(timing, Timing) else None
+        facts = {f"leaves a call at {size}x{size}": leaves, f"leaves a second at {size}x{size}": rate}
+        yield row(f"search, {READOUTS} readouts", f"{len(search)} of {size}x{size}", chosen, results, facts)
 
 
 def row(name: str, shape: str, chosen: Namespace, results: dict, facts: dict) -> Row:
@@ -55,6 +66,19 @@ def row(name: str, shape: str, chosen: Namespace, results: dict, facts: dict) ->
 def playouts(empty: Games, count: int, *, own_eyes: bool) -> Callable[[int], object]:
     limit = 2 * empty.size**2 if own_eyes else None
     return lambda number: empty.playouts(count, 0, first=count * number, max_moves=limit, own_eyes=own_eyes)
+
+
+def searched(search: Search) -> int:
+    """Reads each game anew; returns how many leaves the network was asked for."""
+    n, moves = len(search), search.games.size**2 + 1
+    policies, values = torch.full((n * search.options.leaves, moves), 1 / moves), torch.zeros(n * search.options.leaves)
+    search.reset()
+    search.start([READOUTS] * n, [True] * n)
+    leaves = 0
+    while count := len(search.leaves()):
+        search.take(policies[:count], values[:count])
+        leaves += count
+    return leaves
 
 
 def midgame(n: int, size: int) -> Games:

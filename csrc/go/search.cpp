@@ -11,11 +11,13 @@
 namespace go {
 namespace {
 
+constexpr int64_t kGrain = 8;  // games that a thread takes at least, some leaves each
+
 enum Purpose : int64_t { kTurns = -3, kNoise = -2, kPick = -1 };  // draws() has the others
 
 template <class Body>
 void for_each_game(int64_t count, Body&& body) {
-    parallel_pieces(count, 2, 1, [&](int64_t first, int64_t last) {
+    parallel_pieces(count, kGrain, 1, [&](int64_t first, int64_t last) {
         for (int64_t i = first; i < last; ++i) body(i);
     });
 }
@@ -386,7 +388,7 @@ void Search::play(uintptr_t moves, uintptr_t verdicts) {
         if (move[i] != -1 && !games_[i].queue.empty())
             throw std::invalid_argument(game_name("play", i) +
                                         " has leaves that wait for values; expected back_up first");
-    parallel_pieces(count_, 2, 1, [&](int64_t first, int64_t last) {
+    parallel_pieces(count_, kGrain, 1, [&](int64_t first, int64_t last) {
         Arena spare;
         for (int64_t i = first; i < last; ++i) {
             pointer<int32_t>(verdicts)[i] = kLegal;

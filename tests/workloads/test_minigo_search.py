@@ -254,6 +254,75 @@ def test_moves_are_legal_wherever_the_tree_goes():
     assert kept > 300
 
 
+def test_a_board_on_the_way_from_the_root_may_not_come_back():
+    """White sends two stones, Black takes them: all of it read before it is played, superko's answer too."""
+    games = game_of("""
+        . . . O .
+        X X O O .
+        . X O . .
+        . X O . .
+        . X O . .""", to_move="W")  # fmt: skip
+
+    def line(planes):
+        black = planes[8, 0, 0] == 1
+        white_at = planes[1 if black else 0, 0]
+        move = (2 if white_at[0] else 25) if black else (0 if white_at[1] else 1)
+        policy = np.full(26, 0.001, np.float32)
+        policy[move] = 1
+        return policy, np.float32(0)
+
+    search = Search(games, Options(leaves=1))
+    read(search, 6, evaluate=line)
+    for move in (1, 25, 0, 2):
+        assert search.play([move]).tolist() == [LEGAL]
+    roots = search.roots()
+    assert int(roots.own_visits) >= 1
+    assert float(roots.P[0, 1]) == 0
+    assert torch.equal(roots.P > 0, games.legal())
+
+
+def test_a_root_that_was_not_read_keeps_its_first_value():
+    search = Search(new_games(1, 5), Options(leaves=1))
+    read(search, 1, evaluate=uniform)
+    search.play([3])
+    roots = search.roots()
+    assert float(roots.own_W) == pytest.approx(-0.2)
+    assert int(roots.own_visits) == 0
+
+
+@pytest.mark.parametrize(
+    ("moves", "threshold", "barred"),
+    [
+        ([], 0, True),
+        ([24, 25], 1, True),
+        ([24, 25, 23, 25], 2, True),
+        ([24, 25, 23, 25], 3, False),
+        ([24, 25, 23, 2, 22, 25], 2, False),  # not in a row
+        ([24, 25, 23, 25, 22, 2], 2, True),  # from then on
+    ],
+)
+def test_pass_alive_area_is_barred_after_passes(moves, threshold, barred):
+    def an_eye(planes):
+        policy = np.full(26, 0.001, np.float32)
+        policy[10] = 1
+        return policy, np.float32(0)
+
+    games = game_of("""
+        . X . . .
+        X X . . .
+        . X . . .
+        X X . . .
+        . X . . .""")
+    search = Search(games, Options(leaves=1, restrict_passes=threshold, soft_moves=0))
+    for move in moves:
+        assert search.play([move]).tolist() == [LEGAL]
+    read(search, 30, evaluate=an_eye)
+    assert int(search.roots().visits.argmax()) == 10
+    found = search.choose(prune=[True])
+    assert (int(found.moves) != 10) == barred
+    assert (float(found.pi[0, 10]) == 0) == barred
+
+
 def test_without_own_eyes():
     games = game_of("""
         . X . X .
