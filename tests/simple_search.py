@@ -6,11 +6,14 @@ network is a function: evaluate([node, ...]) -> [(policy [points + 1], value), .
 
 import copy
 import math
+import zlib
 
 import numpy as np
+import torch
 from simple_go import SIDES
 
 from mlperf_fast.workloads.minigo import board
+from mlperf_fast.workloads.minigo.board import transform_planes, transform_policies
 
 F = np.float32
 
@@ -170,3 +173,35 @@ class SimpleSearch:
         self.root = child
         self.in_a_row[colour] = self.in_a_row[colour] + 1 if move == len(child.N) - 1 else 0
         self.restricted |= self.in_a_row[colour] >= self.passes
+
+
+# A network for the native search, which is driven here as self-play drives it --------------------------------------
+
+
+def fake(planes):
+    """(policy, value) of uint8 [13, size, size]: a function of all planes, to which no two positions are alike."""
+    draw = np.random.default_rng(zlib.crc32(np.ascontiguousarray(planes).tobytes()))
+    policy = draw.random(planes[0].size + 1).astype(np.float32) ** 4
+    return policy / policy.sum(), np.float32(draw.uniform(-1, 1))
+
+
+def answer(search, batch, evaluate=fake):
+    """Judges positions as they lie, and turns the policies as the planes were turned."""
+    plain = transform_planes(batch.planes, batch.symmetries, back=True).numpy()
+    found = [evaluate(planes) for planes in plain]
+    policies = torch.from_numpy(np.stack([policy for policy, _ in found]))
+    search.take(
+        transform_policies(policies, search.games.size, batch.symmetries),
+        torch.from_numpy(np.array([value for _, value in found], np.float32)),
+    )
+
+
+def read(search, readouts, full=False, evaluate=fake):
+    n = len(search)
+    search.start([readouts] * n, [full] * n)
+    while len(batch := search.leaves()):
+        answer(search, batch, evaluate)
+
+
+def uniform(planes):
+    return np.full(planes[0].size + 1, 1 / (planes[0].size + 1), np.float32), np.float32(0)

@@ -1,24 +1,16 @@
 """The native tree search against a simple one over whole games, and what each of its parts promises."""
 
-import zlib
-
 import numpy as np
 import pytest
 import torch
 from numerics import threads
 from simple_go import SimpleGo, game_of, games_of
-from simple_search import SimpleSearch
+from simple_search import SimpleSearch, answer, fake, read, uniform
 
 from mlperf_fast import _C
 from mlperf_fast.errors import UserError
 from mlperf_fast.workloads.minigo import search as native_search
-from mlperf_fast.workloads.minigo.board import (
-    LEGAL,
-    WHITE,
-    new_games,
-    transform_planes,
-    transform_policies,
-)
+from mlperf_fast.workloads.minigo.board import LEGAL, WHITE, new_games, transform_planes, transform_policies
 from mlperf_fast.workloads.minigo.search import Options, Search
 
 every_level = pytest.mark.parametrize("level", _C.supported_levels())
@@ -28,35 +20,6 @@ every_level = pytest.mark.parametrize("level", _C.supported_levels())
 def native(level, monkeypatch):
     """Searches are those of one instruction set."""
     monkeypatch.setattr(native_search, "_C", _C.load(level))
-
-
-def fake(planes):
-    """(policy, value) of uint8 [13, size, size]: a function of all planes, to which no two positions are alike."""
-    draw = np.random.default_rng(zlib.crc32(np.ascontiguousarray(planes).tobytes()))
-    policy = draw.random(planes[0].size + 1).astype(np.float32) ** 4
-    return policy / policy.sum(), np.float32(draw.uniform(-1, 1))
-
-
-def answer(search, batch, evaluate=fake):
-    """Judges positions as they lie, and turns the policies as the planes were turned."""
-    plain = transform_planes(batch.planes, batch.symmetries, back=True).numpy()
-    found = [evaluate(planes) for planes in plain]
-    policies = torch.from_numpy(np.stack([policy for policy, _ in found]))
-    search.take(
-        transform_policies(policies, search.games.size, batch.symmetries),
-        torch.from_numpy(np.array([value for _, value in found], np.float32)),
-    )
-
-
-def read(search, readouts, full=False, evaluate=fake):
-    n = len(search)
-    search.start([readouts] * n, [full] * n)
-    while len(batch := search.leaves()):
-        answer(search, batch, evaluate)
-
-
-def uniform(planes):
-    return np.full(planes[0].size + 1, 1 / (planes[0].size + 1), np.float32), np.float32(0)
 
 
 def simple_fake(nodes):
@@ -247,8 +210,7 @@ def test_moves_are_legal_wherever_the_tree_goes():
         assert torch.equal((search.roots().P > 0)[games.facts().passes < 2], games.legal()[games.facts().passes < 2])
         search.play(torch.where(games.facts().passes < 2, search.choose().moves, -1))
         roots = search.roots()
-        ready = roots.own_visits > 0
-        ready &= roots.P.sum(1) > 0
+        ready = (roots.own_visits > 0) & (roots.P.sum(1) > 0)
         assert torch.equal((roots.P > 0)[ready], games.legal()[ready])
         kept += int(ready.sum())
     assert kept > 300
