@@ -19,7 +19,7 @@ namespace go {
 struct SearchOptions {
     int64_t leaves;        // a game puts into one batch at most
     double value_penalty;  // a move not yet read looks so much worse than the node: first-play urgency
-    double komi;           //
+    double komi;           // which White gets
     double noise_alpha;    // of the Dirichlet distribution
     double noise_mix;      // the share of the noise in P
     int64_t soft_moves;    // moves at the start of a game that are drawn by visits

@@ -26,7 +26,8 @@ class Arena {
 
 struct Node;
 
-// The legal moves of an expanded node, in ascending order, side by side.
+// The legal moves of an expanded node, in ascending order, side by side. At least one is there, so that those that
+// aren't legal, which the reference scores -1000, would never be chosen.
 struct Edges {
     int32_t count = 0;  // 0: not expanded
     float *W, *P;
