@@ -5,6 +5,7 @@ from typing import Any
 
 import small_bert
 import small_dlrm
+import small_resnet
 import torch
 
 from mlperf_fast.config import from_preset
@@ -26,8 +27,12 @@ def small_bert_settings(folder: Path) -> list[str]:
     return small_bert.settings(small_bert.write(folder / "bert"))
 
 
+def small_resnet_settings(folder: Path) -> list[str]:
+    return small_resnet.settings(small_resnet.write(folder / "resnet"))
+
+
 # What makes a workload's demo small enough for a test: `--set` arguments, after writing what data they need.
-SMALL = {"bert": small_bert_settings, "dlrm": small_dlrm_settings}
+SMALL = {"bert": small_bert_settings, "dlrm": small_dlrm_settings, "resnet": small_resnet_settings}
 
 
 def small_config(name: str, folder: Path, *settings: str) -> Any:

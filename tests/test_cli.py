@@ -63,7 +63,7 @@ def test_env_says_what_is_there_and_why_not(capsys):
     ("arguments", "message"),
     [
         (["run", "dlmr"], "did you mean 'dlrm'?"),
-        (["run", "resnet"], "resnet can't be trained by this version yet"),
+        (["run", "unet3d"], "unet3d can't be trained by this version yet"),
         (["run", "dlrm", "--preset", "dmo"], "did you mean 'demo'?"),
         (["run", "dlrm", "--set", "batchsize=1"], "did you mean 'batch_size'?"),
         (["run", "dlrm", "--preset", "closed"], "mlperf-fast prepare dlrm"),
@@ -78,7 +78,7 @@ def test_env_says_what_is_there_and_why_not(capsys):
             "cuda_graph=on, but no step can be captured",
         ),
         (["profile", "dlmr"], "did you mean 'dlrm'?"),
-        (["profile", "resnet"], "resnet can't be trained by this version yet"),
+        (["profile", "unet3d"], "unet3d can't be trained by this version yet"),
         (["profile", "dlrm", "--steps", "9:3"], "expected FIRST:LAST, two steps counted from 1, such as 11:20"),
         (["profile", "dlrm", "--preset", "closed"], "mlperf-fast prepare dlrm"),
         (["campaign", "dlmr", "--runs", "5", "--out", "x"], "did you mean 'dlrm'?"),

@@ -12,6 +12,7 @@ import closed_logs
 import pytest
 import small_bert
 import small_dlrm
+import small_resnet
 import test_cli
 import tomllib
 import torch
@@ -36,7 +37,10 @@ def test_every_mlperf_fast_command_works_as_shown(tmp_path, monkeypatch):
     short = {
         "dlrm": small_dlrm.settings(data, "max_epochs=1"),
         "bert": small_bert.settings(small_bert.write(tmp_path / "bert"), "data.benchmark=false", "optimizer.total=4"),
+        "resnet": small_resnet.settings(small_resnet.write(tmp_path / "resnet"), "max_epochs=1"),
     }
+    small_resnet.write_folders(tmp_path / "photographs")
+    small_resnet.write_folders(tmp_path / "imagenet")
     write_wiki(tmp_path / "wiki")
     small_dlrm.write_days(tmp_path / "criteo_days")
     closed_logs.package(tmp_path / "ajax")
@@ -67,8 +71,8 @@ def test_every_mlperf_fast_command_works_as_shown(tmp_path, monkeypatch):
             arguments += small_dlrm.settings(data)
         # 1: a small run misses its target, which is no fault of the command.
         expected = {"run": (0, 1), "profile": (2,) if lacks_its_tool(arguments) else (0,)}
-        if arguments[:2] == ["prepare", "bert"] and "closed" in arguments:
-            expected = {"prepare": (2,)}  # the benchmark's text isn't here
+        if arguments[:2] in (["prepare", "bert"], ["prepare", "resnet"]) and "closed" in arguments:
+            expected = {"prepare": (2,)}  # the benchmark's data isn't here
         if "dlrm_demo.json" in arguments and arguments[1] != "record":
             expected = {"rcp": (0, 1)}  # of few runs: chance decides
         assert cli.main(arguments) in expected.get(arguments[0], (0,)), line

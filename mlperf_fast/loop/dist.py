@@ -104,12 +104,17 @@ def average_gradients(ranks: Ranks, parameters: Iterable[torch.nn.Parameter]) ->
     """Replaces each gradient by its mean over all ranks: one exchange for all of them, in place, no host sync."""
     if ranks.world == 1:
         return
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    gradients = [in_order(parameter.grad) for parameter in parameters if parameter.grad is not None]
     flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
     torch_dist.all_reduce(flat)
     flat /= ranks.world
     pieces = flat.split([gradient.numel() for gradient in gradients])
     torch._foreach_copy_(gradients, [piece.view_as(g) for piece, g in zip(pieces, gradients, strict=True)])
+
+
+def in_order(x: torch.Tensor) -> torch.Tensor:
+    """A view whose dimensions are in the order of memory: of a tensor that is channels last, [N, H, W, C]."""
+    return x.permute(0, 2, 3, 1) if x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last) else x
 
 
 def reduce_max(ranks: Ranks, value: torch.Tensor) -> None:

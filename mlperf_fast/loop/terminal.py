@@ -4,6 +4,8 @@ import sys
 from dataclasses import dataclass, field
 from typing import Any
 
+from mlperf_fast.suite import BENCHMARKS
+
 
 @dataclass
 class Outcome:
@@ -96,7 +98,7 @@ def curve_lines(outcome: Outcome, width: int = 40) -> list[str]:
     low, high = min(values), max(values)
     span = (high - low) or 1.0
     mark = round((outcome.target - low) / span * width)
-    lines = [f"  {counted(outcome.curve[0][0]):>9}  {outcome.metric}"]
+    lines = [f"  {counted(outcome.benchmark):>9}  {outcome.metric}"]
     for epoch, quality in outcome.curve:
         filled = round((quality - low) / span * width)
         cells = ["█" if cell < filled else " " for cell in range(width + 1)]
@@ -106,9 +108,9 @@ def curve_lines(outcome: Outcome, width: int = 40) -> list[str]:
     return lines
 
 
-def counted(epoch_num: float) -> str:
-    """What the log's epoch_num counts: BERT's are samples, and whole."""
-    return "samples" if isinstance(epoch_num, int) else "epoch"
+def counted(benchmark: str) -> str:
+    """What the log's epoch_num counts."""
+    return "samples" if BENCHMARKS[benchmark].epoch_num.startswith("samples") else "epoch"
 
 
 def number(epoch_num: float) -> str:

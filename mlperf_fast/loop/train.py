@@ -61,7 +61,7 @@ def train(
     first_step = step.count
     try:
         if not resume:
-            log.start("block_start", metadata=block(progress, step.count))
+            log.start("block_start", metadata=progress.block(step.count))
         with w.train_batches(cfg, ranks, seed, step.count) as batches:
             if window:
                 window.after(step.count)
@@ -72,18 +72,18 @@ def train(
                     report(w, cfg, step, progress, clock, log, terminal)
                 if evaluating:
                     epoch = progress.epoch_num(step.count)
-                    log.end("block_stop", metadata=block(progress, step.count - 1))
+                    log.end("block_stop", metadata=progress.block(step.count - 1))
                     with clock.evaluation():
                         quality = evaluate(w, cfg, step, log, epoch)
                     curve.append((epoch, quality))
-                    terminal.say(f"{counted(epoch)} {number(epoch)}  {metric} {quality:.4f}  (target {cfg.target})")
+                    terminal.say(f"{counted(w.name)} {number(epoch)}  {metric} {quality:.4f}  (target {cfg.target})")
                     reached = bench.reached(quality, {metric: cfg.target})
                     finished = reached or step.count >= progress.max_steps
                 if (window and window.after(step.count)) or finished:
                     finished = True
                     break
                 if evaluating:
-                    log.start("block_start", metadata=block(progress, step.count))
+                    log.start("block_start", metadata=progress.block(step.count))
                 if cfg.checkpoint_every and step.count % cfg.checkpoint_every == 0:
                     log.sync()
                     notes = {"log_offset": log.offset, "curve": curve, "seed": seed}
@@ -134,7 +134,7 @@ def log_initialisation(w: Workload, cfg: RunConfig, ranks: Ranks, progress: Prog
     """Writes what the rules ask for before `init_stop`: hyperparameters, set sizes, names of initialised tensors."""
     log.event("global_batch_size", cfg.batch_size)
     log.event("gradient_accumulation_steps", 1)
-    for key, value in w.hyperparameters(cfg).items():
+    for key, value in w.hyperparameters(cfg, ranks).items():
         log.event(key, value)
     if progress.train_samples is not None:
         log.event("train_samples", progress.train_samples)
@@ -144,14 +144,6 @@ def log_initialisation(w: Workload, cfg: RunConfig, ranks: Ranks, progress: Prog
     # No official keys: what counts as converged, and which code computed, so that the log alone tells.
     log.event("target", cfg.target)
     log.event("op_backends", choices(ranks.device.type))
-
-
-def block(progress: Progress, step: int) -> dict[str, float]:
-    """The metadata of the block, a stretch of training between two evaluations, that follows or holds `step`."""
-    blocks = step // progress.eval_every
-    first, last = (min(math.ceil(n * progress.eval_every), progress.max_steps) for n in (blocks, blocks + 1))
-    start = progress.epoch_num(first)
-    return {"first_epoch_num": start, "epoch_count": progress.epoch_num(last) - start}
 
 
 def tell_mode(step: TrainStep, log: Any, terminal: Terminal) -> None:

@@ -1,8 +1,10 @@
-"""Layer normalisation's parameters, and the fused op over them."""
+"""The parameters of layer and batch normalisation, and the fused ops over them."""
 
 import torch
+import torch.distributed as torch_dist
 from torch import Tensor, nn
 
+from mlperf_fast.ops.batch_norm import batch_norm
 from mlperf_fast.ops.layer_norm import layer_norm
 
 
@@ -17,3 +19,31 @@ class LayerNorm(nn.Module):
     def forward(self, x: Tensor, **fused) -> Tensor:
         """x [..., width] -> the same shape; `fused` are layer_norm's bias, residual, p, state and site."""
         return layer_norm(x, self.weight, self.bias, **fused)
+
+
+class BatchNorm(nn.Module):
+    """act(norm(x) + residual) over N, H and W; see ops/batch_norm.py. Parameters and statistics start as 1 and 0.
+
+    The running statistics keep 0.9 of what they were at each step; eval() takes them in place of the batch's. `group`:
+    the processes that share their statistics, by default none.
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(
+        self, channels: int, device: torch.device | str | None = None, group: torch_dist.ProcessGroup | None = None
+    ) -> None:
+        super().__init__()
+        self.group = group
+        self.weight = nn.Parameter(torch.ones(channels, device=device))
+        self.bias = nn.Parameter(torch.zeros(channels, device=device))
+        self.register_buffer("running_mean", torch.zeros(channels, device=device))
+        self.register_buffer("running_var", torch.ones(channels, device=device))
+
+    def forward(self, x: Tensor, residual: Tensor | None = None, relu: bool = False) -> Tensor:
+        """x and residual [N, C, H, W], channels last -> the same shape."""
+        return batch_norm(
+            x, self.weight, self.bias, self.running_mean, self.running_var, residual=residual, relu=relu,
+            training=self.training, group=self.group,
+        )  # fmt: skip

@@ -261,7 +261,7 @@ def evaluate(cfg: BERTConfig, ranks: Ranks, net: bert.BERT) -> float:
     return right / count
 
 
-def hyperparameters(cfg: BERTConfig) -> dict[str, Any]:
+def hyperparameters(cfg: BERTConfig, ranks: Ranks) -> dict[str, Any]:
     """The closed division's keys; the number of warm-up steps is demanded under two names."""
     o = cfg.optimizer
     return {

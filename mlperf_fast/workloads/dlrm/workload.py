@@ -152,7 +152,7 @@ def evaluate(cfg: DLRMConfig, ranks: Ranks, net: DLRM) -> float:
     return roc_auc(all_scores, all_labels)
 
 
-def hyperparameters(cfg: DLRMConfig) -> dict[str, Any]:
+def hyperparameters(cfg: DLRMConfig, ranks: Ranks) -> dict[str, Any]:
     """The closed division's keys; both names of the base learning rate are demanded."""
     return {
         "opt_base_learning_rate": cfg.optimizer.lr,
