@@ -1,4 +1,4 @@
-"""ResNet v1.5 as anyone would write it: plain PyTorch, torchvision's names; and LARS, tensor by tensor. The twins
+"""ResNet v1.5 as anyone would write it: NCHW, plain PyTorch, torchvision's names; and LARS, tensor by tensor. The twins
 of mlperf_fast's in tests and benchmarks; nothing of them is shared with the package."""
 
 import torch
@@ -32,7 +32,7 @@ class PlainResNet(nn.Module):
 
     def loss(self, images, labels, smoothing=0.1):
         """images [b, H, W, 3]"""
-        return F.cross_entropy(self(images.permute(0, 3, 1, 2)), labels, label_smoothing=smoothing)
+        return F.cross_entropy(self(images.permute(0, 3, 1, 2).contiguous()), labels, label_smoothing=smoothing)
 
 
 class PlainBottleneck(nn.Module):
