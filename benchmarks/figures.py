@@ -1,7 +1,8 @@
-"""What is demanded and what was measured, in one table: of DLRM's and BERT's ops and steps, and of the optimizers.
+"""What is demanded and what was measured, in one table: DLRM's, BERT's and ResNet's ops and steps, and optimizers.
 
     python -m benchmarks.figures dlrm_ops --fbgemm-python VENV/bin/python --dlrm-repo DIR
     python -m benchmarks.figures bert_ops
+    python -m benchmarks.figures resnet_ops
     python -m benchmarks.figures optimizers
 
 Takes up to fifteen minutes; for results to keep the machine must be quiet. Writes SET.{md,json,csv,svg} to the folder
@@ -26,6 +27,7 @@ from . import (
     figures_bert,
     figures_dlrm,
     figures_optimizers,
+    figures_resnet,
     machine,
     options,
     report,
@@ -33,7 +35,12 @@ from . import (
 )
 from .measure import Row
 
-SETS: dict[str, ModuleType] = {"dlrm_ops": figures_dlrm, "bert_ops": figures_bert, "optimizers": figures_optimizers}
+SETS: dict[str, ModuleType] = {
+    "dlrm_ops": figures_dlrm,
+    "bert_ops": figures_bert,
+    "resnet_ops": figures_resnet,
+    "optimizers": figures_optimizers,
+}
 EXPLANATION = """
 Ratio: the competitor's median wall time over ours, interleaved in one run. Protocol: measure.py.
 
@@ -89,7 +96,7 @@ def arguments() -> argparse.ArgumentParser:
     options.add_to(parser)
     options.add_fbgemm(parser)
     options.add_dlrm_repo(parser)
-    parser.set_defaults(device="cpu", bf16=False, whole=False, seconds=5)
+    parser.set_defaults(device="cpu", data=None, bf16=False, whole=False, seconds=5)
     return parser
 
 

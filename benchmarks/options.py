@@ -32,6 +32,9 @@ def add_ops(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("ops", nargs="*", metavar="OP", help="what to measure; default: all")
     add_to(parser)
     add_fbgemm(parser)
+    parser.add_argument(
+        "--data", type=Path, metavar="DIR", help="data: a data set that `mlperf-fast prepare resnet` made"
+    )
     parser.add_argument("--whole", action="store_true", help="roc_auc: all 89 million scores of DLRM's test set too")
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = EXAMPLES.format(ops="\n".join(f"  {name:<16} {first_line(name)}" for name in op_names()))

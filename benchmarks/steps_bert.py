@@ -5,7 +5,7 @@
 ours                  workloads.bert: TrainStep, no padding anywhere, LAMB; on a GPU captured as a graph
 transformers padded   Hugging Face's BertForPreTraining with SDPA on the batch padded to the greatest length, AdamW
 transformers cropped  the same, padded to the batch's own longest sequence
-torch compile         torch.compile of `transformers cropped`
+torch compile         torch.compile of `transformers padded`, whose shapes don't change from batch to batch
 All have the same sequences, sizes, dropout and weights' shapes. torch has no LAMB: its fused AdamW is the peers'
 optimizer, which costs less.
 
@@ -14,7 +14,6 @@ optimizer, which costs less.
 
 import argparse
 import dataclasses
-import subprocess
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
@@ -32,8 +31,8 @@ from mlperf_fast.workloads.bert import model as bert
 from mlperf_fast.workloads.bert.presets import PRESETS, Model
 from mlperf_fast.workloads.bert.sequences import Sequences, starts_of
 
-from . import command, options
-from .competitors import compiled, library
+from . import command, options, peak
+from .competitors import compiled, library, library_absence
 from .measure import Candidate, Local, Row, compare
 
 SETS = 4  # batches that rotate
@@ -101,7 +100,7 @@ def measure(chosen: Namespace, only: Sequence[Case] | None = None) -> Iterator[R
             candidates["torch compile"] = candidates[PEERS[0]]
         else:
             candidates["torch compile"] = compiled(
-                chosen, lambda c=case, d=drawn: theirs(c, d, chosen.device, "transformers cropped", compiled=True)
+                chosen, lambda c=case, d=drawn: theirs(c, d, chosen.device, "transformers padded", compiled=True)
             )
         results = compare(candidates, command.effort(chosen))
         yield Row("BERT step", case.shape(), case.precision, chosen.threads, 0, flops(case), "gemm", results, "ours")
@@ -181,44 +180,17 @@ def padded(s: Sequences, width: int) -> dict[str, torch.Tensor]:
     return found
 
 
-def peak_memory(case: Case, name: str, steps: int = 3) -> float:
-    """GiB: the most that a process had resident which took a few steps, less what it had before."""
-    code = (
-        "import sys, torch; from benchmarks import steps_bert as s\n"
-        "number, name, steps = int(sys.argv[1]), sys.argv[2], int(sys.argv[3])\n"
-        "case, cpu = [*s.CASES, *s.QUICK_CASES][number], torch.device('cpu')\n"
-        "drawn = [s.draw(case, seed) for seed in range(s.SETS)]\n"
-        "s.import_transformers()\n"
-        "before = s.resident()\n"
-        "step = s.ours(case, drawn, cpu) if name == 'ours' else s.theirs(case, drawn, cpu, name)\n"
-        "for number in range(steps): step(number)\n"
-        "print(s.resident() - before)"
-    )
-    number = [*CASES, *QUICK_CASES].index(case)
-    arguments = [sys.executable, "-c", code, str(number), name, str(steps)]
-    answer = subprocess.run(arguments, capture_output=True, text=True, check=True)
-    return float(answer.stdout) / 2**20
-
-
-def resident() -> int:
-    """KiB: the most that this process had in memory so far."""
-    with open("/proc/self/status", encoding="utf-8") as lines:
-        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
-
-
-def memory_table(cases: Sequence[Case]) -> str:
-    names = ("ours", *PEERS)
-    lines = ["| peak memory, GiB | " + " | ".join(names) + " |", "| --- " * (len(names) + 1) + "|"]
-    for case in cases:
-        lines.append(f"| {case.shape()} | " + " | ".join(f"{peak_memory(case, name):.2f}" for name in names) + " |")
-    return "\n".join(lines)
+def step_of(case: Case, name: str, device: torch.device) -> Callable[[int], object]:
+    drawn = [draw(case, seed) for seed in range(SETS)]
+    return ours(case, drawn, device) if name == "ours" else theirs(case, drawn, device, name)
 
 
 def run(chosen: Namespace) -> int:
     command.settle(chosen)
     code = command.measure_all(chosen, [("steps_bert", measure)])
     if chosen.memory:
-        print(memory_table(QUICK_CASES if chosen.quick else CASES))
+        names = PEERS if library_absence("transformers", chosen.device) is None else ()
+        print(peak.memory_table(__spec__.name, chosen.quick, ("ours", *names)))
     return code
 
 

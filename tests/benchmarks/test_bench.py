@@ -15,7 +15,7 @@ from mlperf_fast import cli, suite, system
 from mlperf_fast.workloads import has_trainer
 
 ROOT = Path(__file__).parents[2]
-ALONE = ("go", "memory", "overhead")  # they compare no backends of an op
+ALONE = ("data", "go", "memory", "overhead")  # they compare no backends of an op
 
 
 def exit_code(module: str, arguments: list[str], monkeypatch) -> int:
@@ -142,6 +142,26 @@ def test_whole_step_of_bert(tmp_path, monkeypatch, capsys):
     printed = capsys.readouterr().out
     assert "| peak memory, GiB | ours |" in printed
     check(found, lines, printed)
+
+
+def test_whole_step_of_resnet(tmp_path, monkeypatch, capsys):
+    arguments = ["--quick", "--device", "cpu", "--memory", "--out", str(tmp_path)]
+    assert exit_code("benchmarks.steps_resnet", arguments, monkeypatch) == 0
+    found, lines = results(tmp_path, "steps_resnet")
+    assert "transformers" in found["rows"][0]["ratios"]
+    printed = capsys.readouterr().out
+    assert "| peak memory, GiB | ours |" in printed
+    check(found, lines, printed)
+
+
+def test_the_flops_of_a_resnet_step():
+    """Three times the 4.089 GMAC of an image's forward pass, but for the gradient of the images; the same networks."""
+    from mlperf_fast.benchmarks import steps_resnet
+
+    stem = 2 * 3 * 49 * 64 * 112 * 112
+    assert steps_resnet.flops(steps_resnet.Case(1, 224)) == pytest.approx(3 * 2 * 4.089e9 - stem, rel=1e-3)
+    for case, parameters in zip(steps_resnet.CASES, (25_557_032, 224_882), strict=True):
+        assert sum(p.numel() for p in steps_resnet.hugging_face(case).parameters()) == parameters
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import pytest
 import torch
 from mlperf_fast.benchmarks import (
     bench_adam,
+    bench_batch_norm,
     bench_lamb,
     bench_lars,
     bench_sgd_momentum,
@@ -13,6 +14,8 @@ from mlperf_fast.benchmarks import (
     figures,
     figures_bert,
     figures_optimizers,
+    figures_resnet,
+    steps_resnet,
 )
 from mlperf_fast.benchmarks.measure import Row, Timing
 
@@ -65,6 +68,22 @@ def test_a_demand_is_met_or_not_by_the_medians(measured, limits, expected):
 )
 def test_what_is_demanded_of_bert(op, shape, expected):
     assert [demand.line({})[1] for demand in figures_bert.demands(row(op, shape, cpp=1.0))] == expected
+
+
+@pytest.mark.parametrize(
+    ("op", "shape", "expected"),
+    [
+        ("batch_norm fwd+bwd", "32×56×56×256, add + ReLU", ["≥ 1.65×", "≥ 6×"]),
+        ("batch_norm fwd+bwd", "32×112×112×64, ReLU", ["reported", "reported"]),
+        ("ResNet step", "16×224×224×3, width 64, 16 blocks", ["≥ 1.1×", "≥ 1×"]),
+        ("data", "batches of 64", ["≥ 1.5×"]),
+        ("data, first epoch", "batches of 64", ["reported"]),
+    ],
+)
+def test_what_is_demanded_of_resnet(op, shape, expected):
+    assert [demand.line({})[1] for demand in figures_resnet.demands(row(op, shape, cpp=1.0))] == expected
+    cases = [*bench_batch_norm.CASES, *steps_resnet.CASES]
+    assert not op.startswith(("batch_norm", "ResNet")) or shape in [case.shape() for case in cases]
 
 
 @pytest.mark.parametrize("op", ["attention", "layer_norm", "softmax_cross_entropy", "bias_gelu"])

@@ -1,7 +1,7 @@
 """The reader that needs little: Pillow decodes in threads, one native pass makes the network's input.
 
 Threads, not processes: Pillow and the pass release Python's lock, and an image needs no copy to come from a thread. A
-DataLoader's processes over the same function took 1.6 times the processor time (benchmarks/image_input.py). Decoding
+DataLoader's processes over the same function took 1.6 times the processor time (benchmarks/bench_data.py). Decoding
 scaled by the DCT (Pillow's `draft`) isn't used: it pays from crops of twice the output's size on, which images of
 ImageNet's size seldom give, and the pixels are others.
 """
