@@ -153,6 +153,7 @@ def compare(candidates: Mapping[str, Candidate | str], effort: Effort) -> dict[s
         while running and (
             rounds < effort.fewest_rounds or (rounds < MOST_ROUNDS and time.perf_counter() - started < effort.seconds)
         ):
+            gc.collect(0)  # what a library's cycles hold: three models' activations of ten rounds filled 24 GB
             for name in draw.sample(list(running), len(running)):
                 candidate = running[name]
                 process = candidate if isinstance(candidate, Peer) else None
