@@ -18,8 +18,6 @@ import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -33,6 +31,7 @@ from mlperf_fast.workloads.bert.sequences import Sequences, starts_of
 
 from . import command, options, peak
 from .competitors import compiled, library, library_absence
+from .hugging_face import classes
 from .measure import Candidate, Local, Row, compare
 
 SETS = 4  # batches that rotate
@@ -136,7 +135,9 @@ def theirs(
 
 def hugging_face(case: Case, dropout: float | None = None) -> torch.nn.Module:
     """BertForPreTraining of the case's sizes, with the benchmark's GELU and eps, attention by SDPA."""
-    BertConfig, BertForPreTraining = import_transformers()
+    BertConfig, BertForPreTraining = classes({
+        "BertConfig": "bert.configuration_bert", "BertForPreTraining": "bert.modeling_bert"
+    })  # fmt: skip
     m = case.model
     p = m.dropout if dropout is None else dropout
     config = BertConfig(
@@ -145,18 +146,6 @@ def hugging_face(case: Case, dropout: float | None = None) -> torch.nn.Module:
         layer_norm_eps=1e-12, hidden_dropout_prob=p, attention_probs_dropout_prob=p, attn_implementation="sdpa",
     )  # fmt: skip
     return BertForPreTraining(config)
-
-
-def import_transformers() -> tuple[Any, Any]:
-    """BertConfig and BertForPreTraining. transformers looks for a package `kernels`, and would find this checkout's."""
-    root, before = Path(__file__).parents[1], sys.path.copy()
-    sys.path[:] = [entry for entry in before if Path(entry).resolve() != root]
-    try:
-        from transformers.models.bert.configuration_bert import BertConfig
-        from transformers.models.bert.modeling_bert import BertForPreTraining
-    finally:
-        sys.path[:] = before
-    return BertConfig, BertForPreTraining
 
 
 def padded(s: Sequences, width: int) -> dict[str, torch.Tensor]:

@@ -33,6 +33,7 @@ from mlperf_fast.workloads.resnet.data import Batch, synthetic
 
 from . import command, options, peak
 from .competitors import compiled, library, library_absence
+from .hugging_face import classes
 from .measure import Candidate, Local, Row, compare
 
 SETS = 2  # batches that rotate
@@ -164,24 +165,16 @@ _declared: torch.library.Library | None = None
 
 
 def hugging_face(case: Case) -> torch.nn.Module:
-    ResNetConfig, ResNetForImageClassification = import_transformers()
+    declare_operators()  # it imports torchvision too, where that is there
+    ResNetConfig, ResNetForImageClassification = classes({
+        "ResNetConfig": "resnet.configuration_resnet",
+        "ResNetForImageClassification": "resnet.modeling_resnet",
+    })  # fmt: skip
     config = ResNetConfig(
         embedding_size=case.width, hidden_sizes=[4 * case.width << n for n in range(len(case.layers))],
         depths=list(case.layers), layer_type="bottleneck", downsample_in_bottleneck=False, num_labels=case.classes,
     )  # fmt: skip
     return ResNetForImageClassification(config)
-
-
-def import_transformers() -> tuple[type, type]:
-    """transformers looks for a package `kernels`, and would find this checkout's."""
-    root, before = Path(__file__).parents[1], sys.path.copy()
-    sys.path[:] = [entry for entry in before if Path(entry).resolve() != root]
-    try:
-        from transformers.models.resnet.configuration_resnet import ResNetConfig
-        from transformers.models.resnet.modeling_resnet import ResNetForImageClassification
-    finally:
-        sys.path[:] = before
-    return ResNetConfig, ResNetForImageClassification
 
 
 def run(chosen: Namespace) -> int:

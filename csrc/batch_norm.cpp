@@ -126,7 +126,6 @@ void moments(const E* x, float* mean, float* variance, float* running_mean, floa
                     for (int64_t n = 0; n < P; n += kLanes) {
                         const Vec middle = load(pivot + n);
                         Vec sum = load(first_sum + n), squares = load(second_sum + n);
-#pragma GCC unroll 4
                         for (int i = 0; i < count; ++i) {
                             const Vec d = load(h[i] + n) - middle;
                             sum += d;
@@ -211,7 +210,8 @@ void apply(const E* x, const E* residual, const float* mean, const float* varian
 
 // A group's words of the mask, whose rows may have to be padded.
 inline const int32_t* words_of(const int32_t* mask, int64_t g, std::vector<int32_t>& own, int64_t N) {
-    if (mask == nullptr || N % kBlock == 0) return mask + g * N;
+    if (mask == nullptr) return nullptr;
+    if (N % kBlock == 0) return mask + g * N;
     std::copy(mask + g * N, mask + (g + 1) * N, own.begin());
     return own.data();
 }
@@ -243,7 +243,6 @@ void sums(const E* dy, const E* x, const int32_t* mask, const float* mean, const
                         const Vec middle = load(center.data + n);
                         const Bits kept = kRelu ? load_bits(words + n) : Bits{};
                         Vec sum = load(first_sum + n), product = load(second_sum + n);
-#pragma GCC unroll 4
                         for (int i = 0; i < count; ++i) {
                             Vec v = load(d[i] + n);
                             if (kRelu) v = (kept & bit_of(row + i * step)) != 0 ? v : Vec{};

@@ -174,7 +174,7 @@ dist.stop()
 """
     (tmp_path / "code.py").write_text(code)
     subprocess.run([*TORCHRUN, str(tmp_path / "code.py")], check=True, capture_output=True)
-    (first, state), (second, other) = (torch.load(tmp_path / f"rank-{i}.pt") for i in (0, 1))
+    (first, state), (second, other) = (torch.load(tmp_path / f"rank-{i}.pt", weights_only=True) for i in (0, 1))
     assert first == second
     assert all(torch.equal(state[name], other[name]) for name in state)
     cfg = config(*small_resnet.settings(data))
