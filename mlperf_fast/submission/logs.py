@@ -14,6 +14,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from typing import Any
 
+from mlperf_fast.submission.game import Game, final_game
 from mlperf_fast.submission.official import compliance
 from mlperf_fast.submission.phases import NO_PHASES, Phases, phases
 from mlperf_fast.submission.records import MAX_FAULTS, Finding, Record, is_number, read_records, shown
@@ -43,7 +44,8 @@ class Log:
     outcome: the status of run_stop. started, stopped: run_start and run_stop, milliseconds since 1970, the pair that
     the official summarizer takes. converged_at: `epoch_num` of the last evaluation before run_stop, rounded to three
     digits as the official convergence check does. curve: (epoch_num, eval_accuracy) of each evaluation. target: what a
-    log of ours says it trained for. phases: where the time went. settings: hyperparameter -> its value as text.
+    log of ours says it trained for. phases: where the time went. game: one that Minigo played at its end. settings:
+    hyperparameter -> its value as text.
     """
 
     path: str
@@ -63,6 +65,7 @@ class Log:
     curve: tuple[tuple[float | None, float | dict[str, float | None] | None], ...] = ()
     target: float | None = None
     phases: Phases = NO_PHASES
+    game: Game | None = None
     seeds: tuple[Seed, ...] = ()
     settings: tuple[tuple[str, str], ...] = ()
 
@@ -148,6 +151,7 @@ def _read_log(path: str) -> Log:
         ),
         target=_last_number(records, "target"),
         phases=phases(records, started, stopped),
+        game=final_game(records),
         seeds=tuple(_seed(record) for record in records if record.key == "seed"),
         settings=_settings(records),
     )

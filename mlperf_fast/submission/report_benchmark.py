@@ -4,7 +4,7 @@ import os
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
-from mlperf_fast.submission import convergence, rcp, report_figures
+from mlperf_fast.submission import convergence, rcp, report_figures, report_game
 from mlperf_fast.submission.advice import advice
 from mlperf_fast.submission.check import MOST_SHOWN
 from mlperf_fast.submission.logs import Log
@@ -162,6 +162,7 @@ def _pictures(one: Result, bench: Benchmark, runs: Sequence[Run], anchor: str) -
         beside = element("div", _means(runs, scale, unit), _wait(runs, anchor), class_="beside")
         picture = pictured(f"{unit[0].upper()}{unit[1:]} of each run", caption, drawn)
         yield element("div", picture, beside, class_="pictures")
+    yield from report_game.pictures(runs, anchor)
 
 
 def _wait(runs: Sequence[Run], anchor: str) -> Html | None:

@@ -89,7 +89,7 @@ def convergence(
         left = max(left, _last_stretch([curve for _, curve in curves], band, 0.1 * (right - left)))
     values = [y for _, curve in curves for x, y in curve if x >= left]
     values += [target] if target is not None else []
-    axes, figure = _axes(WIDE, 300, bottom=44, left=58, top=24)
+    axes, figure = blank_axes(WIDE, 300, bottom=44, left=58, top=24)
     up = benchmark.higher_is_better
     low, high = min(values), max(values)
     if near and target is not None and len(values) > 8:  # what is far from the target is in the other picture
@@ -127,7 +127,7 @@ def convergence(
         _number_ends(axes, [(run, curve[-1][0] / scale, curve[-1][1]) for run, curve in curves], up)
     axes.set_xlabel(unit)
     axes.grid(axis="y")
-    _few_ticks(axes, 7)
+    few_ticks(axes, 7)
     return inline(figure, name, label)
 
 
@@ -154,7 +154,7 @@ def dots(
     if not known:
         return None
     row = _row_height(len(shown))
-    axes, figure = _axes(NARROW, 66 + row * len(shown), bottom=40, left=34, top=24)
+    axes, figure = blank_axes(NARROW, 66 + row * len(shown), bottom=40, left=34, top=24)
     for y, (run, value) in enumerate(shown):
         axes.axhline(y, color=GRID, linewidth=0.8, zorder=0)
         if _drawable(value):
@@ -174,7 +174,7 @@ def dots(
     margin = 0.1 * (high - low) or abs(high) * 0.05 or 1.0
     axes.set_xlim(low - margin, high + margin)
     _rows(axes, [run.name for run, _ in shown], row)
-    _few_ticks(axes, 4 if high < 1e6 else 3)
+    few_ticks(axes, 4 if high < 1e6 else 3)
     axes.set_xlabel(unit)
     return inline(figure, name, label)
 
@@ -195,7 +195,7 @@ def phases(name: str, label: str, all_runs: Sequence[Run]) -> Html | None:
         return None
     scale, unit = time_unit(all_runs)
     row = _row_height(len(shown))
-    axes, figure = _axes(WIDE, 92 + row * len(shown), bottom=40, left=34, top=48)
+    axes, figure = blank_axes(WIDE, 92 + row * len(shown), bottom=40, left=34, top=48)
     low = high = 0.0
     for y, parts in enumerate(shown):
         if not (_drawable(parts.rest) and _drawable(parts.first)):
@@ -215,7 +215,7 @@ def phases(name: str, label: str, all_runs: Sequence[Run]) -> Html | None:
     names = [*PHASE_NAMES[:2], "training and evaluation"]
     _key(axes, PHASE_NAMES if any(parts.evaluation is not None for parts in shown) else names)
     _rows(axes, [run.name for run in all_runs[:MOST_RUNS]], row)
-    _few_ticks(axes, 9)
+    few_ticks(axes, 9)
     axes.set_xlabel(f"{unit} from run_start")
     return inline(figure, name, label)
 
@@ -225,7 +225,7 @@ def bars(name: str, label: str, rows: Sequence[tuple[str, float | None]], unit: 
     known = [value for _, value in rows if _drawable(value) and value >= 0]
     if not known:
         return None
-    axes, figure = _axes(NARROW, 46 + 44 * len(rows), bottom=38, left=8, top=8)
+    axes, figure = blank_axes(NARROW, 46 + 44 * len(rows), bottom=38, left=8, top=8)
     for y, (system, value) in enumerate(rows):
         drawn = value if _drawable(value) and value >= 0 else None
         if drawn is not None:
@@ -239,7 +239,7 @@ def bars(name: str, label: str, rows: Sequence[tuple[str, float | None]], unit: 
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_yticks([])
     axes.spines["left"].set_visible(False)
-    _few_ticks(axes, 4 if max(known) < 1e6 else 3)
+    few_ticks(axes, 4 if max(known) < 1e6 else 3)
     axes.set_xlabel(unit)
     return inline(figure, name, label)
 
@@ -290,12 +290,13 @@ def _curve(log: Log, metric: str) -> list[tuple[float, float]]:
     return found[: len(found) - 1 : every] + found[-1:]
 
 
-def _axes(width: float, height: float, *, bottom: float, left: float, top: float) -> tuple[Any, Any]:
+def blank_axes(
+    width: float, height: float, *, bottom: float, left: float, top: float, right: float = 14
+) -> tuple[Any, Any]:
     """Axes with these margins in a figure of this size, in CSS pixels."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width / 72, height / 72), dpi=72)
-    right = 14
     box = (left / width, bottom / height, (width - left - right) / width, (height - bottom - top) / height)
     return figure.add_axes(box), figure
 
@@ -375,7 +376,8 @@ def _note(axes: Any, y: float, text: str) -> None:
                   va="center", fontsize=SMALL, color=QUIET, style="italic")  # fmt: skip
 
 
-def _few_ticks(axes: Any, most: int) -> None:
+def few_ticks(axes: Any, most: int) -> None:
+    """At most so many numbers below, at round places."""
     from matplotlib.ticker import MaxNLocator
 
     axes.xaxis.set_major_locator(MaxNLocator(most, steps=[1, 2, 5, 10]))

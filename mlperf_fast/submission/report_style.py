@@ -11,6 +11,7 @@ LIGHT = """
   --series-1: #0072b2; --series-2: #c84e00; --series-3: #00795a; --series-4: #a0528a; --series-5: #966500;
   --series-6: #2a8cc4; --series-7: #5c636b;
   --phase-1: #b6bec7; --phase-2: #e0912f; --phase-3: #2a6f9e; --phase-4: #66b59a;
+  --black: #1b1f24; --white: #ffffff; --board: #efdfbd;
 """
 DARK = """
   --ink: #e6edf3; --quiet: #9ba6b1; --grid: #2b323a; --paper: #12161b; --panel: #1a2027; --line: #38414b;
@@ -19,6 +20,7 @@ DARK = """
   --series-1: #56b4e9; --series-2: #f28e4b; --series-3: #3cc79b; --series-4: #e5a3c9; --series-5: #f0c04a;
   --series-6: #9ad1f5; --series-7: #b4bcc4;
   --phase-1: #5b6570; --phase-2: #f0a64b; --phase-3: #4c9fd6; --phase-4: #7fd4b5;
+  --black: #05070a; --white: #e6edf3; --board: #4a3f2b;
 """
 
 STYLE = f"""

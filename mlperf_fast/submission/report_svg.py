@@ -19,6 +19,7 @@ _HREF = "{http://www.w3.org/1999/xlink}href"
 
 # No two alike, and none that anybody would draw in.
 INK, QUIET, GRID, PAPER, TARGET, BAND = (f"#0100{number:02x}" for number in range(6))
+BLACK, WHITE, BOARD = (f"#0400{number:02x}" for number in range(3))  # of Go
 SERIES = tuple(f"#0200{number:02x}" for number in range(7))
 PHASES = tuple(f"#0300{number:02x}" for number in range(4))
 VARIABLES = {
@@ -28,6 +29,9 @@ VARIABLES = {
     PAPER: "paper",
     TARGET: "target",
     BAND: "band",
+    BLACK: "black",
+    WHITE: "white",
+    BOARD: "board",
     **{colour: f"series-{number}" for number, colour in enumerate(SERIES, 1)},
     **{colour: f"phase-{number}" for number, colour in enumerate(PHASES, 1)},
 }
@@ -129,7 +133,7 @@ def _rename(root: Any, name: str) -> None:
 def _themed(style: str) -> str:
     style = re.sub(r"font-family: [^;]*;? ?", "", style)
     style = re.sub(r"font: (?:(\w+) )?([\d.]+)px [^;]*", _font, style)  # older versions, and bold text
-    return re.sub(r"#0[123]00[0-9a-f]{2}", lambda match: f"var(--{VARIABLES[match[0]]})", style)
+    return re.sub(r"#0[1234]00[0-9a-f]{2}", lambda match: f"var(--{VARIABLES[match[0]]})", style)
 
 
 def _font(match: re.Match[str]) -> str:

@@ -79,10 +79,11 @@ def made(*paths, **options):
 
 @pytest.fixture(scope="module")
 def package(tmp_path_factory):
-    """Two systems, one of which has a failed run, and its page."""
+    """Two systems, one of which has a failed run, and a game in its last log."""
     root = closed_logs.package(tmp_path_factory.mktemp("ajax"), minutes=(30.0, 31.0, 33.0, 30.5, 32.0))
     closed_logs.description(root / "systems/heron.json")
-    closed_logs.folder(root / "results/heron/resnet", epochs=(40, 44), minutes=(20.0, 22.5), failed=1)
+    logs = closed_logs.folder(root / "results/heron/resnet", epochs=(40, 44), minutes=(20.0, 22.5), failed=1)
+    closed_logs.add_game(logs / "result_4.txt")
     return root
 
 
@@ -213,6 +214,9 @@ def test_texts_and_lines_stand_out_from_their_ground():
             assert contrast(colours[name], colours[f"{name}-ground"]) >= 4.5, name
         for name in [f"series-{i}" for i in range(1, 8)] + ["phase-3"]:
             assert contrast(colours[name], colours["paper"]) >= 3, name
+        for name in ("ink", "quiet"):  # the rims of stones, and the lines
+            assert contrast(colours[name], colours["board"]) >= 3, name
+        assert luminance(colours["white"]) > 0.8 > 0.02 > luminance(colours["black"]), "stones keep their colours"
 
 
 def test_equal_logs_give_equal_bytes(package, tmp_path):
@@ -268,6 +272,7 @@ def rewritten(folder: Path, text: str, number: float = 0.5) -> None:
             record["metadata"]["file"] = text
             lines.append(TOKEN + json.dumps(record))
         path.write_text("\n".join(lines) + "\n")
+        closed_logs.add_game(path, black=text, white=text, win_rates=[number, 0.5, text, None, 0.5, 1])
 
 
 @settings(max_examples=12, deadline=None)

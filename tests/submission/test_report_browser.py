@@ -72,6 +72,7 @@ def folder(tmp_path_factory):
     logs = closed_logs.folder(root / f"results/{name}/resnet", epochs=(40, 44), minutes=(20.0, 22.5), failed=1)
     for path in logs.iterdir():
         path.write_text(path.read_text().replace('"2xPetrel"', json.dumps("<script>alert(1)</script>" * 20)))
+        closed_logs.add_game(path, white="W" * 200, board=[".X" * 9 + "O"] * 19)
     folder = tmp_path_factory.mktemp("browser")
     (folder / "report.html").write_text(page(gather([str(root)])))
     (folder / "probe.html").write_text(PROBE)
