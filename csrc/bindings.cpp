@@ -118,6 +118,8 @@ PYBIND11_MODULE(MODULE_NAME, m) {
         .def("start", &Search::start, Unlocked())
         .def("select", &Search::select, Unlocked())
         .def("back_up", &Search::back_up, Unlocked())
+        .def("done", &Search::done, Unlocked())
+        .def("play_out", &Search::play_out, Unlocked())
         .def("choose", &Search::choose, Unlocked())
         .def("play", &Search::play, Unlocked())
         .def("roots", &Search::roots, Unlocked())

@@ -13,7 +13,7 @@ namespace {
 
 constexpr int64_t kGrain = 8;  // games that a thread takes at least, some leaves each
 
-enum Purpose : int64_t { kTurns = -3, kNoise = -2, kPick = -1 };  // draws() has the others
+enum Purpose : int64_t { kPlayOut = -4, kTurns = -3, kNoise = -2, kPick = -1 };  // draws() has the others
 
 template <class Body>
 void for_each_game(int64_t count, Body&& body) {
@@ -291,6 +291,33 @@ void Search::back_up(uintptr_t policies, uintptr_t values, int64_t rows) {
         one.queue.clear();
     });
     queued_ = 0;
+}
+
+void Search::done(uintptr_t done) const {
+    for (int64_t i = 0; i < count_; ++i) {
+        const One& one = games_[i];
+        pointer<uint8_t>(done)[i] = one.target > 0 && one.queue.empty() && *one.tree.root().N >= one.target;
+    }
+}
+
+int64_t Search::play_out(uintptr_t values) const {
+    parallel_pieces(count_, 2, 1, [&](int64_t first, int64_t last) {  // a playout takes as long as planes of some
+        Playouts playouts(size_, 3 * int64_t{moves_ - 1});
+        for (int64_t i = first; i < last; ++i) {
+            const One& one = games_[i];
+            int next = 0;
+            for (const Leaf& leaf : one.queue) {
+                if (leaf.slot != next) continue;  // chosen twice, played once
+                ++next;
+                const Position& position = leaf.node->position();
+                const uint64_t board = mixed(position.hash) + static_cast<uint64_t>(position.moves);
+                playouts.run(position, rows_[i].seen(), random(kPlayOut, one, static_cast<int64_t>(board)), false);
+                const double score = playouts.score() - options_.komi;
+                pointer<float>(values)[one.first_row + leaf.slot] = static_cast<float>((score > 0) - (score < 0));
+            }
+        }
+    });
+    return queued_;
 }
 
 // Of the best move all visits stay; others keep what the search would have given them, had it known what it knows now.

@@ -53,6 +53,16 @@ class Search {
     // below 0 and a value beyond 1 are std::invalid_argument, and then nothing was taken.
     void back_up(uintptr_t policies, uintptr_t values, int64_t rows);
 
+    // done u8 [count]: 1 where start() gave the root a target, its visits were made, and no leaf waits for a value. A
+    // game without a target, also because it was over then, isn't done; one that is stays so until play() or reset().
+    void done(uintptr_t done) const;
+
+    // values f32 [rows] of the leaves that wait, the answers of a network that plays one random game from each, as
+    // playout.h has them: no own eye is filled, at most 3 * points moves. 1 where Black wins it, -1 where White does.
+    // Superko looks at the boards that the game has seen and at the playout's own, not at those in between. The numbers
+    // come from the seed, the game's id and the position. Returns how many rows were written.
+    int64_t play_out(uintptr_t values) const;
+
     // The move of each game whose mode (u8 [count]) isn't 0, others get -1.
     //   mode      1; 2: visits that the search wouldn't make again are taken out first (target pruning)
     //   moves     int32 [count]

@@ -132,6 +132,31 @@ class Search:
         policies, values = policies.contiguous(), values.contiguous()
         native(self._native.back_up, policies.data_ptr(), values.data_ptr(), len(policies))
 
+    def done(self) -> Tensor:
+        """bool [n]: the games whose visits were made, without leaves that wait: they can be chosen for and played.
+
+        Never those without a target from start(): there was none since the last play(), it was 0, the game was over.
+        With it each game moves on by itself, while the visits of others still go on:
+
+            search.take(*network(search.leaves().planes))
+            moves = search.choose(search.done()).moves      # -1 for those that read on
+            search.play(moves)
+            search.start(torch.where(moves >= 0, 800, 0), full)
+        """
+        done = torch.empty(len(self), dtype=torch.bool)
+        self._native.done(done.data_ptr())
+        return done
+
+    def play_out(self) -> Tensor:
+        """float32 [L]: who wins a random game from each position of leaves(), 1 Black, -1 White, 0 nobody.
+
+        With a uniform policy, the answers of an opponent that has no network. No own eye is filled, and the area counts
+        after 3 * size * size moves at the latest. Superko knows the boards of the game so far and of the random game,
+        not those in the tree between them. A value is a function of the search's seed, the game's id and the position.
+        """
+        values = torch.empty(len(self._owners))
+        return values[: native(self._native.play_out, values.data_ptr())]
+
     def choose(
         self, which: "Tensor | Sequence[bool] | None" = None, *, prune: "Tensor | Sequence[bool] | None" = None
     ) -> Choice:
