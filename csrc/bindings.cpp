@@ -16,6 +16,7 @@
 #include "ema.h"
 #include "embedding_bag.h"
 #include "embedding_layer_norm.h"
+#include "go/cache.h"
 #include "go/games.h"
 #include "go/search.h"
 #include "grad_norm.h"
@@ -105,14 +106,20 @@ PYBIND11_MODULE(MODULE_NAME, m) {
     m.def("go_transform_planes", &go_transform_planes, Unlocked());
     m.def("go_transform_policies", &go_transform_policies, Unlocked());
 
+    using Cache = go::Cache;
+    py::class_<Cache, std::shared_ptr<Cache>>(m, "GoCache", py::module_local())
+        .def(py::init<int64_t, int64_t>())
+        .def("clear", &Cache::clear, Unlocked())
+        .def("counts", &Cache::counts, Unlocked());
+
     using Search = go::Search;
     py::class_<Search>(m, "GoSearch", py::module_local())
         .def(py::init([](uintptr_t games, int64_t count, int64_t stride, int64_t leaves, double value_penalty,
                          double komi, double noise_alpha, double noise_mix, int64_t soft_moves, double soft_power,
-                         int64_t restrict_passes, bool own_eyes, int64_t seed) {
+                         int64_t restrict_passes, bool own_eyes, int64_t seed, std::shared_ptr<Cache> cache) {
             const go::SearchOptions options{leaves,     value_penalty,   komi,     noise_alpha, noise_mix, soft_moves,
                                             soft_power, restrict_passes, own_eyes, seed};
-            return std::make_unique<Search>(games, count, stride, options);
+            return std::make_unique<Search>(games, count, stride, options, std::move(cache));
         }))
         .def("reset", &Search::reset, Unlocked())
         .def("start", &Search::start, Unlocked())

@@ -4,6 +4,7 @@
 #include <string>
 
 #include "common/check.h"
+#include "common/parallel.h"
 #include "games.h"
 #include "planes.h"
 #include "seen.h"
@@ -12,6 +13,7 @@ namespace go {
 
 constexpr uint64_t kMark = 0x31304F474F474F47u;  // begins each game: a buffer of anything else is refused
 constexpr int64_t kMostStones = int64_t{1} << 20;
+constexpr int64_t kGrain = 8;  // games that a thread takes at least: waking it costs as much as planes of some
 
 struct Game {
     uint64_t mark;
@@ -55,6 +57,13 @@ class Table {
     char* rows_;
     int64_t stride_;
 };
+
+template <class Body>
+void for_each_game(int64_t count, Body&& body) {
+    parallel_pieces(count, kGrain, 1, [&](int64_t first, int64_t last) {
+        for (int64_t i = first; i < last; ++i) body(i);
+    });
+}
 
 inline void require_range(const char* op, const char* name, int64_t value, int64_t least, int64_t most) {
     if (value < least || value > most)

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <string>
 
-#include "common/parallel.h"
 #include "go/area.h"
 #include "go/game.h"
 #include "go/planes.h"
@@ -12,19 +11,10 @@
 namespace go {
 namespace {
 
-constexpr int64_t kGrain = 8;  // games that a thread takes at least: waking it costs as much as planes of some
-
 int sign(int colour) { return colour == kBlack ? 1 : colour == kWhite ? -1 : 0; }
 
 void require_symmetries(const char* op, const int32_t* symmetries, int64_t count) {
     for (int64_t i = 0; i < count; ++i) require_range(op, "a symmetry", symmetries[i], 0, 7);
-}
-
-template <class Body>
-void for_each_game(int64_t count, Body&& body) {
-    parallel_pieces(count, kGrain, 1, [&](int64_t first, int64_t last) {
-        for (int64_t i = first; i < last; ++i) body(i);
-    });
 }
 
 // The first board of a game. A set-up that the rules allow captures nothing on the way, in whatever order it is put.

@@ -27,6 +27,11 @@ class Symmetries {
     explicit Symmetries(int size);
     static int inverse(int symmetry) { return symmetry < 4 ? (4 - symmetry) % 4 : symmetry; }
 
+    // The symmetry that applies `first` and then `next`.
+    static int after(int next, int first) { return ((next + (next & 4 ? -first : first)) & 3) | ((next ^ first) & 4); }
+    // Where a point lies in the symmetry.
+    int place(int symmetry, int point) const { return source_[inverse(symmetry) * points_ + point]; }
+
     // to [count, size, size] = the symmetry of each of `from`, which it mustn't overlap.
     template <class Value>
     void apply(int symmetry, int64_t count, const Value* from, Value* to) const {

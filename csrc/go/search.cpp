@@ -4,23 +4,12 @@
 #include <cmath>
 #include <limits>
 #include <string>
+#include <utility>
 
-#include "common/parallel.h"
 #include "go/area.h"
 
 namespace go {
 namespace {
-
-constexpr int64_t kGrain = 8;  // games that a thread takes at least, some leaves each
-
-enum Purpose : int64_t { kPlayOut = -4, kTurns = -3, kNoise = -2, kPick = -1 };  // draws() has the others
-
-template <class Body>
-void for_each_game(int64_t count, Body&& body) {
-    parallel_pieces(count, kGrain, 1, [&](int64_t first, int64_t last) {
-        for (int64_t i = first; i < last; ++i) body(i);
-    });
-}
 
 // Bad for whoever moved into these nodes, until the values are there.
 void add_virtual_loss(Node& leaf, float sign) {
@@ -47,19 +36,20 @@ double log_gamma_draw(double alpha, Random& random) {
     }
 }
 
-std::string game_name(const char* op, int64_t i) { return std::string(op) + ": game " + std::to_string(i); }
-
 }  // namespace
 
-Search::Search(uintptr_t games, int64_t count, int64_t stride, const SearchOptions& options)
+Search::Search(uintptr_t games, int64_t count, int64_t stride, const SearchOptions& options,
+               std::shared_ptr<Cache> cache)
     : options_(options),
       rows_("search", games, count, stride),
       count_(count),
+      cache_(std::move(cache)),
       size_((require_range("search", "the number of games", count, 1, int64_t{1} << 24), rows_[0].position().size)),
       moves_(size_ * size_ + 1),
       symmetries_(size_),
       games_(count) {
     require_range("search", "leaves", options.leaves, 1, 1024);
+    if (cache_) require_range("search", "the size of the cache's boards", cache_->size(), size_, size_);
     require_at_least("search", "soft_moves", options.soft_moves, 0);
     require_at_least("search", "restrict_passes", options.restrict_passes, 0);
     const auto require = [](const char* name, double value, double least, double most) {
@@ -75,6 +65,7 @@ Search::Search(uintptr_t games, int64_t count, int64_t stride, const SearchOptio
     for (int64_t i = 0; i < count; ++i) {
         games_[i].id = i;
         games_[i].legal.resize(options.leaves * moves_);
+        if (cache_) games_[i].questions.resize(options.leaves);
     }
     reset(0, 0);
 }
@@ -88,8 +79,7 @@ void Search::reset(uintptr_t which, uintptr_t ids) {
     const auto* chosen = pointer<uint8_t>(which);
     for (int64_t i = 0; i < count_; ++i)
         if ((!chosen || chosen[i]) && !games_[i].queue.empty())
-            throw std::invalid_argument(game_name("reset", i) +
-                                        " has leaves that wait for values; expected back_up first");
+            throw std::invalid_argument(name("reset", i) + " has leaves that wait for values; expected back_up first");
     for_each_game(count_, [&](int64_t i) {
         if (chosen && !chosen[i]) return;
         One& one = games_[i];
@@ -108,7 +98,7 @@ void Search::require_same(const char* op) const {
     for (int64_t i = 0; i < count_; ++i) {
         const Position &row = rows_[i].position(), &root = games_[i].tree.root().position();
         if (row.hash != root.hash || row.moves != root.moves || row.to_move != root.to_move)
-            throw std::invalid_argument(game_name(op, i) + " isn't at the search's root any more; expected reset()");
+            throw std::invalid_argument(name(op, i) + " isn't at the search's root any more; expected reset()");
     }
 }
 
@@ -118,8 +108,7 @@ void Search::start(uintptr_t readouts, uintptr_t full) {
     for (int64_t i = 0; i < count_; ++i) {
         require_range("start", "readouts", more[i], 0, int64_t{1} << 24);
         if (more[i] && !games_[i].queue.empty())
-            throw std::invalid_argument(game_name("start", i) +
-                                        " has leaves that wait for values; expected back_up first");
+            throw std::invalid_argument(name("start", i) + " has leaves that wait for values; expected back_up first");
     }
     for_each_game(count_, [&](int64_t i) {
         One& one = games_[i];
@@ -173,15 +162,28 @@ void Search::add_noise(One& one) const {
         edges.P[i] = static_cast<float>((1 - options_.noise_mix) * edges.P[i] + options_.noise_mix * noise[i] / sum);
 }
 
+// Expands a node that the cache knows.
+bool Search::look_up(One& one, Node& node, const uint8_t* legal) {
+    Question& asked = one.questions[one.slots] = question(node.position(), legal, symmetry(one, node), symmetries_);
+    float mean[kMostPoints + 1], own[kMostPoints + 1], value;
+    if (!cache_->find(asked, mean, &value)) return false;
+    symmetries_.apply(Symmetries::inverse(asked.symmetry), 1, mean, own);
+    own[moves_ - 1] = mean[moves_ - 1];
+    one.tree.expand(node, legal, own, value, static_cast<float>(options_.value_penalty));
+    add_value(node, value);
+    one.found.push_back(asked);
+    return true;
+}
+
 void Search::fill(int64_t game) {
     One& one = games_[game];
     one.slots = 0;
     Node& root = one.tree.root();
-    if (one.noise && root.edges.count && *root.N < one.target) {
-        add_noise(one);
-        one.noise = false;
-    }
     while (static_cast<int64_t>(one.queue.size()) < options_.leaves && *root.N < one.target) {
+        if (one.noise && root.edges.count) {
+            add_noise(one);
+            one.noise = false;
+        }
         Node* node = &root;
         while (node->edges.count) node = &one.tree.child(*node, best_edge(*node));
         if (node->position().over()) {
@@ -195,7 +197,9 @@ void Search::fill(int64_t game) {
             continue;
         }
         if (!node->queued) {
-            find_legal(rows_[game], *node, one.legal.data() + int64_t{one.slots} * moves_);
+            uint8_t* const legal = one.legal.data() + int64_t{one.slots} * moves_;
+            find_legal(rows_[game], *node, legal);
+            if (cache_ && look_up(one, *node, legal)) continue;
             node->queued = ++one.slots;
         }
         one.queue.push_back({node, node->queued - 1});
@@ -237,6 +241,8 @@ int64_t Search::select(uintptr_t planes, uintptr_t symmetries, uintptr_t games) 
     for (One& one : games_) {
         one.first_row = queued_;
         queued_ += one.slots;
+        for (const Question& found : one.found) cache_->touch(found);
+        one.found.clear();
     }
     for_each_game(count_, [&](int64_t i) {
         const One& one = games_[i];
@@ -250,6 +256,25 @@ int64_t Search::select(uintptr_t planes, uintptr_t symmetries, uintptr_t games) 
         }
     });
     return queued_;
+}
+
+// Averages the answers into the cache, each shard's in the order of the rows.
+void Search::remember(const float* policies, const float* values) {
+    mean_policies_.resize(queued_ * moves_);
+    mean_values_.assign(values, values + queued_);
+    std::vector<const Question*> asked;
+    for (const One& one : games_)
+        for (int slot = 0; slot < one.slots; ++slot) asked.push_back(&one.questions[slot]);
+    parallel_tasks(Cache::kShards, [&](int64_t shard) {
+        for (int64_t row = 0; row < queued_; ++row) {
+            if (cache_->shard(*asked[row]) != shard) continue;
+            const float* const policy = policies + row * moves_;
+            float* const mean = mean_policies_.data() + row * moves_;
+            symmetries_.apply(Symmetries::inverse(asked[row]->asked), 1, policy, mean);
+            mean[moves_ - 1] = policy[moves_ - 1];
+            cache_->merge(*asked[row], mean, &mean_values_[row]);
+        }
+    });
 }
 
 void Search::back_up(uintptr_t policies, uintptr_t values, int64_t rows) {
@@ -273,6 +298,11 @@ void Search::back_up(uintptr_t policies, uintptr_t values, int64_t rows) {
                 throw std::invalid_argument(where + " has value " + std::to_string(value[row]) + "; expected -1 to 1");
         }
     });
+    if (cache_) {
+        remember(policy, value);
+        policy = mean_policies_.data();
+        value = mean_values_.data();
+    }
     const auto penalty = static_cast<float>(options_.value_penalty);
     for_each_game(count_, [&](int64_t i) {
         One& one = games_[i];
@@ -282,7 +312,8 @@ void Search::back_up(uintptr_t policies, uintptr_t values, int64_t rows) {
             if (node.edges.count) continue;
             const int64_t row = one.first_row + leaf.slot;
             float own[kMostPoints + 1];
-            symmetries_.apply(Symmetries::inverse(symmetry(one, node)), 1, policy + row * moves_, own);
+            const int turned = cache_ ? one.questions[leaf.slot].symmetry : symmetry(one, node);
+            symmetries_.apply(Symmetries::inverse(turned), 1, policy + row * moves_, own);
             own[moves_ - 1] = policy[row * moves_ + moves_ - 1];
             one.tree.expand(node, one.legal.data() + int64_t{leaf.slot} * moves_, own, value[row], penalty);
             add_value(node, value[row]);
@@ -301,6 +332,7 @@ void Search::done(uintptr_t done) const {
 }
 
 int64_t Search::play_out(uintptr_t values) const {
+    if (cache_) throw std::invalid_argument("play_out: the search has a cache; expected none");
     parallel_pieces(count_, 2, 1, [&](int64_t first, int64_t last) {  // a playout takes as long as planes of some
         Playouts playouts(size_, 3 * int64_t{moves_ - 1});
         for (int64_t i = first; i < last; ++i) {
@@ -320,101 +352,12 @@ int64_t Search::play_out(uintptr_t values) const {
     return queued_;
 }
 
-// Of the best move all visits stay; others keep what the search would have given them, had it known what it knows now.
-void Search::prune(One& one, const int8_t* alive) const {
-    Node& root = one.tree.root();
-    Edges& edges = root.edges;
-    const float sign = root.sign(), visits = static_cast<float>(*root.N), scale = exploration(*root.N);
-    const float common = scale * std::sqrt(1 + visits);
-    int best = 0;
-    const auto score = [&](int i) { return action_score(edges, i, sign, common); };
-    for (int i = 1; i < edges.count; ++i)
-        if (edges.N[i] > edges.N[best] || (edges.N[i] == edges.N[best] && score(i) > score(best))) best = i;
-    const float best_score = score(best);
-    bool any = false;
-    for (int i = 0; i < edges.count; ++i) {
-        if (alive && edges.move[i] < moves_ - 1 && alive[edges.move[i]]) {
-            edges.N[i] = 0;
-        } else if (i != best) {
-            const float q = edges.W[i] / static_cast<float>(1 + edges.N[i]);
-            const float kept = scale * edges.P[i] * std::sqrt(visits) / (best_score - sign * q);
-            if (!(kept > 0))
-                edges.N[i] = 0;
-            else if (kept < static_cast<float>(edges.N[i]))
-                edges.N[i] = static_cast<int32_t>(kept);
-        }
-        any |= edges.N[i] > 0;
-    }
-    if (!any && edges.move[edges.count - 1] == moves_ - 1) edges.N[edges.count - 1] = 1;
-}
-
-int Search::pick(const One& one, const int8_t* alive) const {
-    const Node& root = one.tree.root();
-    const Edges& edges = root.edges;
-    const int pass = moves_ - 1;
-    if (root.position().moves < options_.soft_moves) {
-        double sum[kMostPoints + 1], all = 0;
-        int points = 0;
-        for (; points < edges.count && edges.move[points] < pass; ++points)
-            sum[points] = all += edges.N[points] ? std::pow(edges.N[points], options_.soft_power) : 0.0;
-        if (all == 0) return pass;
-        const double drawn = random(kPick, one, root.position().moves).uniform() * all;
-        int i = 0;
-        while (sum[i] <= drawn) ++i;
-        return edges.move[i];
-    }
-    const float common = exploration(*root.N) * std::sqrt(1 + static_cast<float>(*root.N));
-    int best = -1;
-    for (int i = 0; i < edges.count; ++i) {
-        if (alive && edges.move[i] < pass && alive[edges.move[i]]) continue;
-        const auto score = [&](int k) { return action_score(edges, k, root.sign(), common); };
-        if (best < 0 || edges.N[i] > edges.N[best] || (edges.N[i] == edges.N[best] && score(i) > score(best))) best = i;
-    }
-    return best < 0 ? pass : edges.move[best];
-}
-
-void Search::choose(uintptr_t modes, uintptr_t moves, uintptr_t pi, uintptr_t q) {
-    require_same("choose");
-    const auto* mode = pointer<uint8_t>(modes);
-    for (int64_t i = 0; i < count_; ++i) {
-        if (!mode[i]) continue;
-        require_range("choose", "a mode", mode[i], 0, 2);
-        if (!games_[i].queue.empty() || !games_[i].tree.root().edges.count)
-            throw std::invalid_argument(game_name("choose", i) +
-                                        (games_[i].queue.empty() ? " has read nothing; expected start and select first"
-                                                                 : " has leaves that wait for values"));
-    }
-    for_each_game(count_, [&](int64_t i) {
-        One& one = games_[i];
-        float* const shares = pointer<float>(pi) + i * moves_;
-        std::fill(shares, shares + moves_, 0.0f);
-        pointer<int32_t>(moves)[i] = -1;
-        pointer<float>(q)[i] = 0;
-        if (!mode[i]) return;
-        const Node& root = one.tree.root();
-        const Edges& edges = root.edges;
-        int8_t alive[kMostPoints];
-        if (one.restricted) pass_alive(root.position(), alive);
-        pointer<int32_t>(moves)[i] = pick(one, one.restricted ? alive : nullptr);
-        pointer<float>(q)[i] = *root.W / static_cast<float>(1 + *root.N);
-        if (mode[i] == 2) prune(one, one.restricted ? alive : nullptr);
-        const bool soft = root.position().moves < options_.soft_moves;
-        const auto weight = [&](int k) {
-            return soft && edges.N[k] ? std::pow(edges.N[k], options_.soft_power) : static_cast<double>(edges.N[k]);
-        };
-        double sum = 0;
-        for (int k = 0; k < edges.count; ++k) sum += weight(k);
-        for (int k = 0; k < edges.count && sum > 0; ++k) shares[edges.move[k]] = static_cast<float>(weight(k) / sum);
-    });
-}
-
 void Search::play(uintptr_t moves, uintptr_t verdicts) {
     require_same("play");
     const auto* move = pointer<int32_t>(moves);
     for (int64_t i = 0; i < count_; ++i)
         if (move[i] != -1 && !games_[i].queue.empty())
-            throw std::invalid_argument(game_name("play", i) +
-                                        " has leaves that wait for values; expected back_up first");
+            throw std::invalid_argument(name("play", i) + " has leaves that wait for values; expected back_up first");
     parallel_pieces(count_, kGrain, 1, [&](int64_t first, int64_t last) {
         Arena spare;
         for (int64_t i = first; i < last; ++i) {

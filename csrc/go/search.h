@@ -5,10 +5,15 @@
 //   back_up()  takes the network's answers in the same order
 //
 // Work is shared out by games, and each game's numbers come from its own: how many threads there are changes nothing.
+// A cache is read while trees grow and changes between, in the order of games and rows. Only where other searches work
+// with it at the same time, it's their pace that decides what is found.
 #pragma once
 #include <cstdint>
+#include <memory>
+#include <string>
 #include <vector>
 
+#include "cache.h"
 #include "game.h"
 #include "planes.h"
 #include "playout.h"
@@ -33,7 +38,8 @@ struct SearchOptions {
 class Search {
    public:
     // The rows stay the caller's, and only play() may change them; count > 0.
-    Search(uintptr_t games, int64_t count, int64_t stride, const SearchOptions& options);
+    // cache: null, or of what the network has answered already, which then isn't asked for.
+    Search(uintptr_t games, int64_t count, int64_t stride, const SearchOptions& options, std::shared_ptr<Cache> cache);
 
     // Forgets what was read of the games that u8 [count] names (null: of all): their rows hold other games now.
     // ids int64 [count]: what a game's random numbers come from, with the seed.
@@ -60,7 +66,8 @@ class Search {
     // values f32 [rows] of the leaves that wait, the answers of a network that plays one random game from each, as
     // playout.h has them: no own eye is filled, at most 3 * points moves. 1 where Black wins it, -1 where White does.
     // Superko looks at the boards that the game has seen and at the playout's own, not at those in between. The numbers
-    // come from the seed, the game's id and the position. Returns how many rows were written.
+    // come from the seed, the game's id and the position. Returns how many rows were written. Refused beside a cache,
+    // which would give a random game's result for the position's value.
     int64_t play_out(uintptr_t values) const;
 
     // The move of each game whose mode (u8 [count]) isn't 0, others get -1.
@@ -82,6 +89,7 @@ class Search {
     int64_t bytes() const;  // that the trees hold
 
    private:
+    enum Purpose : int64_t { kPlayOut = -4, kTurns = -3, kNoise = -2, kPick = -1 };  // draws() has the others
     struct Leaf {
         Node* node;
         int slot;  // of `legal`, and the planes' row counted from the game's first one
@@ -89,7 +97,9 @@ class Search {
     struct One {
         Tree tree;
         std::vector<Leaf> queue;
-        std::vector<uint8_t> legal;  // [leaves, points + 1]
+        std::vector<uint8_t> legal;       // [leaves, points + 1]
+        std::vector<Question> questions;  // [leaves] where there is a cache
+        std::vector<Question> found;      // what the cache answered
         int slots = 0;
         int64_t first_row = 0, id = 0;
         int32_t target = 0, passes[3] = {};  // passes in a row, by colour
@@ -97,12 +107,15 @@ class Search {
         uint64_t turns = 0;  // what symmetries come from, with a position's hash
     };
 
+    static std::string name(const char* op, int64_t game) { return std::string(op) + ": game " + std::to_string(game); }
     void require_same(const char* op) const;
     Random random(int64_t purpose, const One& one, int64_t moves) const;
     int symmetry(const One& one, const Node& node) const;
     void fill(int64_t game);
     void find_legal(const Game& game, const Node& node, uint8_t* legal) const;
     void add_noise(One& one) const;
+    bool look_up(One& one, Node& node, const uint8_t* legal);
+    void remember(const float* policies, const float* values);
     void write(const Game& game, const One& one, const Leaf& leaf, uint8_t* out) const;
     void prune(One& one, const int8_t* alive) const;
     int pick(const One& one, const int8_t* alive) const;
@@ -110,10 +123,12 @@ class Search {
     const SearchOptions options_;
     const Table rows_;
     const int64_t count_;
+    const std::shared_ptr<Cache> cache_;
     int size_ = 0, moves_ = 0;  // moves_: points + 1
     const Symmetries symmetries_;
     std::vector<One> games_;
-    int64_t queued_ = 0;  // rows that wait for values
+    int64_t queued_ = 0;                              // rows that wait for values
+    std::vector<float> mean_policies_, mean_values_;  // of rows, from the cache, in canonical orientations
 };
 
 }  // namespace go

@@ -10,7 +10,9 @@
 
 Each call works on all games, on as many threads as torch has, whose number changes no result. Values are from Black's
 side, -1 to 1, all the way. The search is that of mlcommons/training (minigo, cc/mcts_tree.cc and
-cc/concurrent_selfplay.cc), without its cache of answers.
+cc/concurrent_selfplay.cc). With its cache of answers, which several searches may share:
+
+    search = Search(games, Options(), seed=1, cache=Cache(1024, 19))
 """
 
 from collections.abc import Sequence
@@ -70,11 +72,45 @@ class Roots(NamedTuple):
     own_W: Tensor
 
 
+class CacheCounts(NamedTuple):
+    hits: int  # positions that were expanded without the network
+    misses: int  # that it was asked for
+    entries: int  # positions that are held, each with its eight symmetries
+    bytes: int  # that they may take
+
+
+class Cache:
+    """What the network has answered, for the searches that are given it, from any thread.
+
+    A position has one entry in all of its eight symmetries, with the mean of the answers; one that was not asked for in
+    the symmetry that a search would use is asked for again. The key is the stones, the side to move, which empty points
+    are illegal, and whether the last move was a pass: not the earlier boards, which the network sees, so that a hit is
+    approximate. So it is when the network has changed: only clear() forgets, as in the benchmark.
+
+    While one search at a time works with it, results don't depend on the number of threads. Of several that work at the
+    same time, what one finds depends on how far the others are.
+    """
+
+    def __init__(self, megabytes: int, size: int):
+        """Takes so many times 2^20 bytes, the least recently used positions make room; for boards of `size` lines.
+
+        Raises UserError for megabytes other than 1 to 2^20 and sizes other than 5 to 19.
+        """
+        self._native = native(_C.GoCache, megabytes, size)
+
+    def clear(self) -> None:
+        """Forgets all, the counts too."""
+        self._native.clear()
+
+    def counts(self) -> CacheCounts:
+        return CacheCounts(*self._native.counts())
+
+
 class Search:
     """Trees below the present positions of `games`, which only play() may change from now on; see reset()."""
 
-    def __init__(self, games: Games, options: Options | None = None, *, seed: int = 0):
-        """Raises UserError for no games at all, and for options outside their ranges."""
+    def __init__(self, games: Games, options: Options | None = None, *, seed: int = 0, cache: Cache | None = None):
+        """Raises UserError for no games at all, options outside their ranges, and a cache for another board."""
         options = Options() if options is None else options
         points, rows = games.size**2, games.rows
         alpha = 0.03 * 361 / points if options.noise_alpha is None else options.noise_alpha
@@ -82,8 +118,9 @@ class Search:
         if not rows.is_contiguous():
             raise UserError("search: the games' rows must be contiguous; games.copy() makes them so")
         values = (options.leaves, options.value_init_penalty, options.komi, alpha, options.noise_mix, soft)
+        store = None if cache is None else cache._native
         rules = (options.soft_power, options.restrict_passes, options.own_eyes, seed)
-        self._native = native(_C.GoSearch, rows.data_ptr(), *rows.shape, *values, *rules)
+        self._native = native(_C.GoSearch, rows.data_ptr(), *rows.shape, *values, *rules, store)
         self.games, self.options = games, options  # the native side works in the rows: they live as long as it does
         most = len(games) * options.leaves
         self._planes = torch.empty(most, PLANES, games.size, games.size, dtype=torch.uint8)
@@ -153,6 +190,7 @@ class Search:
         With a uniform policy, the answers of an opponent that has no network. No own eye is filled, and the area counts
         after 3 * size * size moves at the latest. Superko knows the boards of the game so far and of the random game,
         not those in the tree between them. A value is a function of the search's seed, the game's id and the position.
+        Raises UserError where the search has a cache.
         """
         values = torch.empty(len(self._owners))
         return values[: native(self._native.play_out, values.data_ptr())]
