@@ -38,6 +38,7 @@ class RunConfig:
     threads: int | None = None  # None: torch's choice
     log_every: int = 100  # steps between progress lines: the only moments when the host waits for the device
     checkpoint_every: int = 0  # steps; 0: no checkpoints
+    eval_async: bool = False  # evaluate a copy of the weights beside the training that goes on
     drop_caches: Literal["auto", "on", "off"] = "off"  # empty the page cache before the run: auto, where it is allowed
 
 

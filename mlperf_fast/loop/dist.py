@@ -3,7 +3,7 @@
 import datetime
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.distributed as torch_dist
@@ -25,6 +25,7 @@ class Ranks:
     rank: int
     world: int
     device: torch.device
+    group: torch_dist.ProcessGroup | None = None  # in which they exchange; None: the default one
 
     @property
     def is_first(self) -> bool:
@@ -55,6 +56,14 @@ def start(device: str) -> Ranks:
         timeout = datetime.timedelta(minutes=10)
         torch_dist.init_process_group(backend, rank=rank, world_size=world, timeout=timeout)
     return Ranks(rank, world, place)
+
+
+def apart(ranks: Ranks) -> Ranks:
+    """The same processes in a group of their own, for another thread. Collective.
+
+    It is gloo's on a GPU too: kernels of two NCCL groups can wait for each other for ever.
+    """
+    return replace(ranks, group=torch_dist.new_group(backend="gloo")) if ranks.world > 1 else ranks
 
 
 def stop() -> None:
@@ -88,7 +97,7 @@ def processes_per_node() -> int | None:
 
 def barrier(ranks: Ranks) -> None:
     if ranks.world > 1:
-        torch_dist.barrier()
+        torch_dist.barrier(group=ranks.group)
 
 
 def broadcast_object(ranks: Ranks, value):
@@ -96,7 +105,7 @@ def broadcast_object(ranks: Ranks, value):
     if ranks.world == 1:
         return value
     box = [value]
-    torch_dist.broadcast_object_list(box, src=0)
+    torch_dist.broadcast_object_list(box, src=0, group=ranks.group)
     return box[0]
 
 
@@ -106,7 +115,7 @@ def average_gradients(ranks: Ranks, parameters: Iterable[torch.nn.Parameter]) ->
         return
     gradients = [in_order(parameter.grad) for parameter in parameters if parameter.grad is not None]
     flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
-    torch_dist.all_reduce(flat)
+    torch_dist.all_reduce(flat, group=ranks.group)
     flat /= ranks.world
     pieces = flat.split([gradient.numel() for gradient in gradients])
     torch._foreach_copy_(gradients, [piece.view_as(g) for piece, g in zip(pieces, gradients, strict=True)])
@@ -120,14 +129,14 @@ def in_order(x: torch.Tensor) -> torch.Tensor:
 def reduce_max(ranks: Ranks, value: torch.Tensor) -> None:
     """Replaces `value` by the largest one over all ranks, in place."""
     if ranks.world > 1:
-        torch_dist.all_reduce(value, op=torch_dist.ReduceOp.MAX)
+        torch_dist.all_reduce(value, op=torch_dist.ReduceOp.MAX, group=ranks.group)
 
 
 def mean_over_ranks(ranks: Ranks, value: torch.Tensor) -> float:
     """The mean of a 0-dim tensor over all ranks. The host waits for it: for log points only."""
     if ranks.world > 1:
         value = value.clone()
-        torch_dist.all_reduce(value)
+        torch_dist.all_reduce(value, group=ranks.group)
     return float(value) / ranks.world
 
 
@@ -136,17 +145,17 @@ def gather_rows(ranks: Ranks, rows: torch.Tensor) -> list[torch.Tensor]:
     if ranks.world == 1:
         return [rows]
     lengths = [torch.zeros(1, dtype=torch.int64, device=rows.device) for _ in range(ranks.world)]
-    torch_dist.all_gather(lengths, torch.tensor([rows.numel()], device=rows.device))
+    torch_dist.all_gather(lengths, torch.tensor([rows.numel()], device=rows.device), group=ranks.group)
     longest = int(torch.stack(lengths).max())
     padded = torch.zeros(longest, dtype=rows.dtype, device=rows.device)
     padded[: rows.numel()] = rows
     gathered = [torch.empty_like(padded) for _ in range(ranks.world)]
-    torch_dist.all_gather(gathered, padded)
+    torch_dist.all_gather(gathered, padded, group=ranks.group)
     return [part[: int(length)] for part, length in zip(gathered, lengths, strict=True)]
 
 
 def sum_over_ranks(ranks: Ranks, value: torch.Tensor) -> torch.Tensor:
     """`value` added up over all ranks, on each."""
     if ranks.world > 1:
-        torch_dist.all_reduce(value)
+        torch_dist.all_reduce(value, group=ranks.group)
     return value

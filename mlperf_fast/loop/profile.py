@@ -12,6 +12,7 @@ import torch
 from mlperf_fast.config import RunConfig, to_json
 from mlperf_fast.errors import UserError
 from mlperf_fast.loop.dist import Ranks, barrier
+from mlperf_fast.loop.evaluation import require_evaluation
 from mlperf_fast.loop.run import folder_lock, on_first, started
 from mlperf_fast.loop.terminal import Outcome
 from mlperf_fast.loop.train import train
@@ -32,6 +33,7 @@ def profile(
     first, last = steps
     cfg = replace(cfg, checkpoint_every=0)
     with started(cfg) as ranks:
+        require_evaluation(w, cfg)
         on_first(ranks, lambda: w.ensure_data(cfg, say))
         most = w.progress(cfg).max_steps
         if last > most:

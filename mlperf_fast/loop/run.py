@@ -24,6 +24,7 @@ from mlperf_fast.errors import UserError
 from mlperf_fast.loop import checkpoint, dist
 from mlperf_fast.loop.caches import drop_caches
 from mlperf_fast.loop.dist import Ranks
+from mlperf_fast.loop.evaluation import require_evaluation
 from mlperf_fast.loop.graph import eager_reason
 from mlperf_fast.loop.terminal import Outcome, summary
 from mlperf_fast.loop.train import train
@@ -49,6 +50,7 @@ def run(
     """
     with started(cfg) as ranks:
         refuse_false_claims(w, cfg)
+        require_evaluation(w, cfg)
         on_first(ranks, lambda: w.ensure_data(cfg, say))
         require_names(cfg)
         dropped = not resume and drop_caches(cfg.drop_caches, ranks)

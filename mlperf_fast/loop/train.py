@@ -18,10 +18,10 @@ from mlperf_fast.errors import UserError
 from mlperf_fast.loop import checkpoint
 from mlperf_fast.loop.clock import Clock
 from mlperf_fast.loop.dist import Ranks, barrier
+from mlperf_fast.loop.evaluation import Evaluations
 from mlperf_fast.loop.step import TrainStep
-from mlperf_fast.loop.terminal import Outcome, Terminal, counted, number
+from mlperf_fast.loop.terminal import Outcome, Terminal
 from mlperf_fast.ops.backend import choices
-from mlperf_fast.profiling.ranges import named
 from mlperf_fast.profiling.window import Window
 from mlperf_fast.submission.runlog import tracked_stats
 from mlperf_fast.workloads.base import Progress, Workload
@@ -48,7 +48,7 @@ def train(
     metric = next(iter(bench.target))
     progress = w.progress(cfg)
     started = time.perf_counter()
-    step, curve = initialise(w, cfg, ranks, progress, log, folder, seed, resume)
+    step, evaluations = initialise(w, cfg, ranks, progress, log, folder, seed, resume)
     init_seconds = time.perf_counter() - started
     barrier(ranks)
     if not resume:
@@ -57,7 +57,7 @@ def train(
     terminal = Terminal(ranks.is_first, progress.max_steps)
     tell_mode(step, log, terminal)
     clock = Clock()
-    reached, finished = False, False
+    finished = False
     first_step = step.count
     try:
         if not resume:
@@ -68,25 +68,27 @@ def train(
             for batch in clock.timed(batches):
                 step(batch)
                 evaluating = progress.eval_due(step.count)
+                saving = cfg.checkpoint_every and step.count % cfg.checkpoint_every == 0
                 if evaluating or step.count % cfg.log_every == 0:
                     report(w, cfg, step, progress, clock, log, terminal)
-                if evaluating:
-                    epoch = progress.epoch_num(step.count)
+                if evaluating or saving or evaluations.known(step.count):
+                    evaluations.settle(clock, terminal)  # one that began at an earlier step
+                if evaluating or evaluations.reached:
                     log.end("block_stop", metadata=progress.block(step.count - 1))
-                    with clock.evaluation():
-                        quality = evaluate(w, cfg, step, log, epoch)
-                    curve.append((epoch, quality))
-                    terminal.say(f"{counted(w.name)} {number(epoch)}  {metric} {quality:.4f}  (target {cfg.target})")
-                    reached = bench.reached(quality, {metric: cfg.target})
-                    finished = reached or step.count >= progress.max_steps
+                if evaluating and not evaluations.reached:
+                    evaluations.begin(progress.epoch_num(step.count))
+                    # Nothing may be under way in a checkpoint, nor at the end.
+                    if not cfg.eval_async or saving or step.count >= progress.max_steps:
+                        evaluations.settle(clock, terminal)
+                finished = evaluations.reached or step.count >= progress.max_steps
                 if (window and window.after(step.count)) or finished:
                     finished = True
                     break
                 if evaluating:
                     log.start("block_start", metadata=progress.block(step.count))
-                if cfg.checkpoint_every and step.count % cfg.checkpoint_every == 0:
+                if saving:
                     log.sync()
-                    notes = {"log_offset": log.offset, "curve": curve, "seed": seed}
+                    notes = {"log_offset": log.offset, "curve": evaluations.curve, "seed": seed}
                     checkpoint.save(folder / "checkpoints", step, ranks, notes)
         if not finished:
             raise UserError(f"the data ended at step {step.count}, but the run needs {progress.max_steps} steps")
@@ -96,13 +98,15 @@ def train(
         raise
     finally:
         terminal.close()
+        evaluations.close()
         step.close()
     if progress.train_samples is None:
         log.event("train_samples", step.count * cfg.batch_size)
-    log.end("run_stop", metadata={"status": "success" if reached else "aborted"})
+    log.end("run_stop", metadata={"status": "success" if evaluations.reached else "aborted"})
+    curve = evaluations.curve
     return Outcome(
         benchmark=w.name, preset=preset, metric=metric, target=cfg.target, higher_is_better=bench.higher_is_better,
-        reached=reached, quality=curve[-1][1] if curve else math.nan, steps=step.count,
+        reached=evaluations.reached, quality=curve[-1][1] if curve else math.nan, steps=step.count,
         samples=step.count * cfg.batch_size, run_seconds=clock.elapsed, init_seconds=init_seconds,
         data_wait_share=clock.data_wait_share,
         samples_per_second=(step.count - first_step) * cfg.batch_size / max(clock.training, 1e-9),
@@ -113,7 +117,7 @@ def train(
 
 def initialise(
     w: Workload, cfg: RunConfig, ranks: Ranks, progress: Progress, log: Any, folder: Path, seed: int, resume: bool
-) -> tuple[TrainStep, list[tuple[float, float]]]:
+) -> tuple[TrainStep, Evaluations]:
     """What comes before the clock: the step with its model and optimizer, warmed up, and the evaluations so far."""
     torch.manual_seed(seed)
     if not resume:
@@ -121,13 +125,15 @@ def initialise(
     model = w.model(cfg, ranks, seed)
     step = TrainStep(w.loss, model, w.optimizer(cfg, model), ranks, cfg.precision, cfg.cuda_graph)
     step.warm_up(w.synthetic(cfg, ranks))
+    evaluations = Evaluations(w, cfg, step, seed, log)
     if resume:
         checkpoint.load(folder / "checkpoints", step, ranks)
         curve = checkpoint.latest(folder / "checkpoints")["curve"]
-        return step, [(epoch, quality) for epoch, quality in curve]
+        evaluations.curve = [(epoch, quality) for epoch, quality in curve]
+        return step, evaluations
     log_initialisation(w, cfg, ranks, progress, log)
     log.end("init_stop")
-    return step, []
+    return step, evaluations
 
 
 def log_initialisation(w: Workload, cfg: RunConfig, ranks: Ranks, progress: Progress, log: Any) -> None:
@@ -152,18 +158,6 @@ def tell_mode(step: TrainStep, log: Any, terminal: Terminal) -> None:
     if change:
         log.event("step_mode", change)
         terminal.say(f"step: {change}")
-
-
-def evaluate(w: Workload, cfg: RunConfig, step: TrainStep, log: Any, epoch: float) -> float:
-    """The quality at this moment, logged as the rules ask."""
-    log.start("eval_start", metadata={"epoch_num": epoch})
-    step.model.eval()
-    with named("evaluate"), step.autocast():
-        quality = w.evaluate(cfg, step.ranks, step.model)
-    step.model.train()
-    log.event("eval_accuracy", quality, metadata={"epoch_num": epoch})
-    log.end("eval_stop", metadata={"epoch_num": epoch})
-    return quality
 
 
 def report(

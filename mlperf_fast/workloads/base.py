@@ -68,3 +68,4 @@ class Workload:
     evaluate: Callable[[Any, Ranks, Any], float]  # (cfg, ranks, model): the quality metric, the same on every rank
     hyperparameters: Callable[[Any, Ranks], dict[str, Any]]  # (cfg, ranks): log key -> value
     check: Callable[[Any], None]  # (model), at log points: raises UserError for faults that the device recorded
+    evaluates_apart: bool = False  # `evaluate` may run in another thread: it exchanges through its `ranks` alone

@@ -308,4 +308,5 @@ WORKLOAD = Workload(
     evaluate=evaluate,
     hyperparameters=hyperparameters,
     check=check,
+    evaluates_apart=True,
 )
