@@ -130,6 +130,7 @@ PYBIND11_MODULE(MODULE_NAME, m) {
         .def("choose", &Search::choose, Unlocked())
         .def("play", &Search::play, Unlocked())
         .def("roots", &Search::roots, Unlocked())
+        .def("line", &Search::line, Unlocked())
         .def("draws", &Search::draws, Unlocked())
         .def("bytes", &Search::bytes);
 }

@@ -395,6 +395,23 @@ void Search::roots(uintptr_t visits, uintptr_t W, uintptr_t P, uintptr_t own_vis
     });
 }
 
+int64_t Search::line(int64_t game, int64_t first, uintptr_t moves, int64_t most) const {
+    require_range("line", "game", game, 0, count_ - 1);
+    const Node* node = &games_[game].tree.root();
+    for (int64_t found = 0; found < most; ++found) {
+        const Edges& edges = node->edges;
+        int best = -1;
+        for (int i = 0; i < edges.count; ++i) {
+            const bool is_wanted = found > 0 || first == -1 || edges.move[i] == first;
+            if (is_wanted && edges.N[i] > 0 && (best < 0 || edges.N[i] > edges.N[best])) best = i;
+        }
+        if (best < 0) return found;
+        pointer<int32_t>(moves)[found] = edges.move[best];
+        node = edges.child[best];
+    }
+    return most;
+}
+
 void Search::draws(int64_t purpose, bool by_move, uintptr_t out) const {
     require_range("draws", "purpose", purpose, 0, 1 << 20);
     for (int64_t i = 0; i < count_; ++i)

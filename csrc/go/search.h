@@ -83,6 +83,11 @@ class Search {
     // own_visits int32, own_W f32 [count].
     void roots(uintptr_t visits, uintptr_t W, uintptr_t P, uintptr_t own_visits, uintptr_t own_W) const;
 
+    // What both sides are expected to play in one game: from the root on the moves with the most visits, of equals the
+    // first, as far as there are any; -1 or the first of the moves. Returns how many, at most `most`, were written.
+    //   moves int32 [most]
+    int64_t line(int64_t game, int64_t first, uintptr_t moves, int64_t most) const;
+
     // f64 [count] in [0, 1): draw number `purpose` (0 .. 2^20) of each game, of its present move or of the whole game.
     void draws(int64_t purpose, bool by_move, uintptr_t out) const;
 

@@ -77,6 +77,26 @@ def test_whole_games_go_as_in_the_simple_search(native, seed, leaves, readouts, 
     assert simple.twice > 0 or leaves == 1
 
 
+def test_the_line_that_both_sides_are_expected_to_play():
+    search, simple = Search(new_games(2, 5), Options(komi=0.5)), SimpleSearch(SimpleGo(5), simple_fake, komi=0.5)
+    assert search.line(0) == []
+    read(search, 300)
+    simple.read(300, False)
+    for first in (None, int(simple.root.N.argmax()), int(simple.root.N.argmin())):
+        node, expected = simple.root, []
+        while node and node.N.any():
+            move = first if first is not None and not expected else int(node.N.argmax())
+            if node.N[move] == 0:
+                break
+            expected.append(move)
+            node = node.children.get(move)
+        assert search.line(0, first) == expected[:20]
+        assert search.line(0, first, 2) == expected[:2]
+    assert len(search.line(0)) > 2
+    with pytest.raises(UserError, match="game is 2"):
+        search.line(2)
+
+
 def test_the_games_of_one_search_go_as_alone():
     """Of games that share their calls and are at different moves, each reads what it would read alone."""
     options = Options(komi=0.5)

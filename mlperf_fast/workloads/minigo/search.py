@@ -230,6 +230,13 @@ class Search:
         self._native.roots(*(x.data_ptr() for x in found))
         return found
 
+    def line(self, game: int, first: int | None = None, most: int = 20) -> list[int]:
+        """The moves that one game is expected to take, at most so many: those with the most visits, from the root on.
+        `first`: begins with this one. Empty where nothing was read."""
+        moves = torch.empty(most, dtype=torch.int32)
+        count = native(self._native.line, game, -1 if first is None else first, moves.data_ptr(), most)
+        return moves[:count].tolist()
+
     def draw_full(self, fast_share: float) -> Tensor:
         """bool [n]: whether each game's next move is read in full; the first always, others with 1 - fast_share."""
         return (self.draws(_FULL, by_move=True) >= fast_share) | (self.games.facts().moves == 0)
