@@ -48,9 +48,10 @@ inline bool add_new(uint16_t value, uint16_t* list, int* count) {
 struct Position {
     uint64_t hash;
     Stones stones;
-    int32_t lost[3];  // stones captured so far, by their colour
-    int32_t moves;    // played so far, passes among them
-    uint16_t ko;      // the cell that simple ko forbids to the side to move; 0: none
+    uint64_t vacated[kStoneWords];  // bit p % 64 of vacated[p / 64]: a stone was captured at point p in this game
+    int32_t lost[3];                // stones captured so far, by their colour
+    int32_t moves;                  // played so far, passes among them
+    uint16_t ko;                    // the cell that simple ko forbids to the side to move; 0: none
     uint8_t size, to_move, passes;
 
     Position() = delete;
@@ -170,6 +171,7 @@ struct Position {
             cell[stone] = Cell{};
             hash ^= kStoneNumbers[colour][point];
             bits[point / 64] &= ~(uint64_t{1} << point % 64);
+            vacated[point / 64] |= uint64_t{1} << point % 64;
             removed(stone);
             stone = next;
         } while (stone != root);

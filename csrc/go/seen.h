@@ -39,6 +39,9 @@ template <class SeenBefore>
 Verdict full_verdict(const Position& position, int colour, int at, SeenBefore&& seen) {
     const Verdict verdict = position.verdict(colour, at);
     if (verdict != kLegal) return verdict;
+    // A board that comes back has this stone: one stood there before, and was taken.
+    const int point = position.board().point_of[at];
+    if (!(position.vacated[point / 64] >> point % 64 & 1)) return kLegal;
     return seen(position.hash_after(colour, at)) ? kSuperko : kLegal;
 }
 
