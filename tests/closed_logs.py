@@ -33,8 +33,19 @@ HYPERPARAMETERS = {
         "opt_learning_rate_decay_factor": 1.0, "oversampling": 0.4, "training_input_shape": [128, 128, 128],
         "validation_input_shape": [128, 128, 128], "validation_overlap": 0.5,
     },
+    "minigo": {
+        "train_batch_size": 4096, "lr_boundaries": [128, 10000, 20000], "lr_rates": [0.016, 0.16, 0.016, 0.0016],
+        "min_selfplay_games_per_generation": 8192, "actual_selfplay_games_per_generation": 8192,
+    },
 }  # fmt: skip
-START = {"resnet": (4, 4), "retinanet": (1, 1), "bert": (150_000, 150_000), "dlrm": (1.05, 0.05), "unet3d": (1000, 20)}
+START = {
+    "resnet": (4, 4),
+    "retinanet": (1, 1),
+    "bert": (150_000, 150_000),
+    "dlrm": (1.05, 0.05),
+    "unet3d": (1000, 20),
+    "minigo": (1, 1),
+}
 
 
 def write(path, benchmark="resnet", *, batch=4096, epochs=40, minutes=30.0, seed=7, status="success", start_ms=10**12):

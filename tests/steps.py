@@ -5,6 +5,7 @@ from typing import Any
 
 import small_bert
 import small_dlrm
+import small_minigo
 import small_resnet
 import torch
 
@@ -31,8 +32,17 @@ def small_resnet_settings(folder: Path) -> list[str]:
     return small_resnet.settings(small_resnet.write(folder / "resnet"))
 
 
+def small_minigo_settings(folder: Path) -> list[str]:
+    return small_minigo.settings()
+
+
 # What makes a workload's demo small enough for a test: `--set` arguments, after writing what data they need.
-SMALL = {"bert": small_bert_settings, "dlrm": small_dlrm_settings, "resnet": small_resnet_settings}
+SMALL = {
+    "bert": small_bert_settings,
+    "dlrm": small_dlrm_settings,
+    "minigo": small_minigo_settings,
+    "resnet": small_resnet_settings,
+}
 
 
 def small_config(name: str, folder: Path, *settings: str) -> Any:

@@ -62,7 +62,7 @@ def run(
                 else:
                     on_first(ranks, lambda: save_config(w, cfg, origins, preset, ranks, out))
                     open_submission(w, cfg, log, preset, state["seed"], dropped)
-                outcome = train(w, cfg, ranks, log, out, state["seed"], preset, resume)
+                outcome = (w.train or train)(w, cfg, ranks, log, out, state["seed"], preset, resume)
             if ranks.is_first:
                 (out / "summary.json").write_text(json.dumps(dataclasses.asdict(outcome), indent=1) + "\n")
                 say(summary(outcome))

@@ -63,6 +63,11 @@ class Terminal:
         else:
             self.say(f"step {step}/{self._max_steps}  {note}")
 
+    def note(self, text: str) -> None:
+        """What the bar says beside its steps; nothing in a pipe."""
+        if self._bar:
+            self._bar.update(self._task, note=text)
+
     def close(self) -> None:
         if self._bar:
             self._bar.stop()

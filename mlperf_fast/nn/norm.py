@@ -24,18 +24,22 @@ class LayerNorm(nn.Module):
 class BatchNorm(nn.Module):
     """act(norm(x) + residual) over N, H and W; see ops/batch_norm.py. Parameters and statistics start as 1 and 0.
 
-    The running statistics keep 0.9 of what they were at each step; eval() takes them in place of the batch's. `group`:
-    the processes that share their statistics, by default none.
+    The running statistics take `momentum` of the new value at each step; eval() takes them in place of the batch's.
+    `group`: the processes that share their statistics, by default none.
     """
 
     running_mean: Tensor
     running_var: Tensor
 
     def __init__(
-        self, channels: int, device: torch.device | str | None = None, group: torch_dist.ProcessGroup | None = None
+        self,
+        channels: int,
+        device: torch.device | str | None = None,
+        group: torch_dist.ProcessGroup | None = None,
+        momentum: float = 0.1,
     ) -> None:
         super().__init__()
-        self.group = group
+        self.group, self.momentum = group, momentum
         self.weight = nn.Parameter(torch.ones(channels, device=device))
         self.bias = nn.Parameter(torch.zeros(channels, device=device))
         self.register_buffer("running_mean", torch.zeros(channels, device=device))
@@ -45,5 +49,5 @@ class BatchNorm(nn.Module):
         """x and residual [N, C, H, W], channels last -> the same shape."""
         return batch_norm(
             x, self.weight, self.bias, self.running_mean, self.running_var, residual=residual, relu=relu,
-            training=self.training, group=self.group,
+            training=self.training, momentum=self.momentum, group=self.group,
         )  # fmt: skip

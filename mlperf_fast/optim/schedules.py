@@ -81,3 +81,12 @@ def warmup_then_steps(
     """
     warmed = done / warmup if done < warmup else 1.0
     return base * (factor * (1 - warmed) + warmed) * decay ** sum(done >= at for at in decays)
+
+
+def piecewise_constant(step: int, *, rates: Sequence[float], boundaries: Sequence[int]) -> float:
+    """rates[i] up to step boundaries[i], the last one after all of them: Minigo's.
+
+    A step is compared as the number of steps done before it, which is what TensorFlow's global step holds then.
+    Source: tf.compat.v1.train.piecewise_constant; mlcommons/training, minigo, dual_net.py.
+    """
+    return rates[sum(step - 1 > at for at in boundaries)]

@@ -69,3 +69,4 @@ class Workload:
     hyperparameters: Callable[[Any, Ranks], dict[str, Any]]  # (cfg, ranks): log key -> value
     check: Callable[[Any], None]  # (model), at log points: raises UserError for faults that the device recorded
     evaluates_apart: bool = False  # `evaluate` may run in another thread: it exchanges through its `ranks` alone
+    train: Callable[..., Any] | None = None  # a loop of its own in place of loop.train.train, with its arguments

@@ -15,7 +15,7 @@ from mlperf_fast import cli, suite, system
 from mlperf_fast.workloads import has_trainer
 
 ROOT = Path(__file__).parents[2]
-ALONE = ("data", "go", "memory", "overhead")  # they compare no backends of an op
+ALONE = ("data", "go", "memory", "minigo", "overhead")  # they compare no backends of an op
 
 
 def exit_code(module: str, arguments: list[str], monkeypatch) -> int:
