@@ -28,6 +28,8 @@ EXAMPLES = """examples:
   mlperf-fast report results/dgxa100                all of it as one page, with pictures
   mlperf-fast profile dlrm --steps 11:20            where does the time of a step go?
   mlperf-fast bench sgd                             how fast is it, against what and which limit?
+  mlperf-fast gtp --size 9                          play Go against it, in any program that speaks GTP
+  mlperf-fast analyze game.sgf                      which moves of a game of Go were mistakes?
   torchrun --nproc-per-node 8 -m mlperf_fast run dlrm --preset dgxa100_1x8
 """
 
@@ -170,6 +172,11 @@ def parser() -> argparse.ArgumentParser:
     add_bert_train_samples(command)
 
     add_profile(commands)
+
+    from mlperf_fast.workloads.minigo import commands as go
+
+    go.add_gtp(add(commands, "gtp", go.gtp, "play Go against a network or other engines, by the Go Text Protocol"))
+    go.add_analyze(add(commands, "analyze", go.analyze, "judge a game of Go, an SGF file, move by move"))
 
     from mlperf_fast.benchmarks import options as benchmark_options
 

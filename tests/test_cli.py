@@ -19,7 +19,7 @@ def call(capsys, *arguments: str) -> tuple[int, str, str]:
 
 COMMANDS = (
     "list", "env", "prepare", "run", "campaign", "check", "rcp",
-    "rcp record", "score", "package", "report", "bench", "profile",
+    "rcp record", "score", "package", "report", "bench", "profile", "gtp", "analyze",
 )  # fmt: skip
 
 
@@ -103,6 +103,12 @@ def test_env_says_what_is_there_and_why_not(capsys):
         (["report", ".", "-o", "/nowhere/report.html"], "its folder doesn't exist"),
         (["report", ".", "-o", "."], "is a folder; name the file"),
         (["score", ".", "--compare"], "--compare takes two folders"),
+        (["gtp", "--readouts", "0"], "--readouts is 0; expected 1 to 1,000,000"),
+        (["gtp", "--size", "4"], "expected 5 to 19"),
+        (["gtp", "--komi", "nan"], "komi"),
+        (["gtp", "--resign", "101"], "expected 0 to 100 per cent"),
+        (["gtp", "--checkpoint", "/nowhere.pt"], "there is no network /nowhere.pt"),
+        (["analyze", "/nowhere.sgf"], "/nowhere.sgf: can't be read"),
     ],
 )
 def test_a_mistake_gets_one_message_and_code_2(capsys, tmp_path, monkeypatch, arguments, message):

@@ -1,6 +1,7 @@
 """Every command that the documents show is run: `run` on a small data set, what needs a cluster as far as it can."""
 
 import json
+import os
 import re
 import shlex
 import shutil
@@ -19,6 +20,7 @@ import torch
 
 from mlperf_fast import cli
 from mlperf_fast.submission.description import COUNTS, FIELDS
+from mlperf_fast.workloads.minigo import model
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -43,6 +45,7 @@ def test_every_mlperf_fast_command_works_as_shown(tmp_path, monkeypatch):
     small_resnet.write_folders(tmp_path / "imagenet")
     write_wiki(tmp_path / "wiki")
     small_dlrm.write_days(tmp_path / "criteo_days")
+    write_what_players_have(tmp_path, monkeypatch)
     closed_logs.package(tmp_path / "ajax")
     closed_logs.folder(tmp_path / "blue/results/kite/resnet")
     write_what_package_takes(tmp_path)
@@ -60,6 +63,8 @@ def test_every_mlperf_fast_command_works_as_shown(tmp_path, monkeypatch):
             arguments += small_dlrm.settings(data, "target=0.6", "drop_caches=off")
         if arguments[:2] == ["rcp", "record"]:
             arguments += ["--runs", "3"]
+        if arguments[0] in ("gtp", "analyze"):
+            arguments += ["--readouts", "4"]
         if arguments == ["bench"]:
             continue  # everything: tests/benchmarks runs it, with --quick
         if arguments[0] == "bench":
@@ -99,6 +104,20 @@ def write_what_package_takes(folder: Path) -> None:
     answers |= {"submitter": "Blue", "division": "closed", "status": "onprem"}
     rest = [f"{name} = {json.dumps(value)}\n" for name, value in answers.items() if name not in tomllib.loads(shown)]
     (folder / "kite.toml").write_text("".join(rest) + shown)
+
+
+def write_what_players_have(folder: Path, monkeypatch) -> None:
+    """A game, a network, and as standard input of each `gtp` the same few commands."""
+    (folder / "game.sgf").write_text("(;SZ[5]KM[0.5];B[cc];W[bb];B[dd])")
+    (folder / "runs/go/models").mkdir(parents=True)
+    model.save(model.DualNet(5, width=8, blocks=1), folder / "runs/go/models/000001.pt", komi=0.5)
+    (folder / "commands.gtp").write_text("genmove black\nshowboard\nquit\n")
+
+    class Input:
+        def fileno(self) -> int:
+            return os.open(folder / "commands.gtp", os.O_RDONLY)
+
+    monkeypatch.setattr(sys, "stdin", Input())
 
 
 def lacks_its_tool(arguments: list[str]) -> bool:
