@@ -66,11 +66,10 @@ class Rows {
 
 // A [C] vector of channels as a padded row of columns.
 struct Columns {
-    Columns(const Shape& shape, const std::vector<float>& channels) : buffer(shape.P()), data(buffer.data()) {
-        for (int64_t n = 0; n < shape.N; ++n) buffer.data()[n] = channels[n % shape.C];
+    Columns(const Shape& shape, const float* channels) : buffer(shape.P()), data(buffer.data()) {
+        for (int64_t n = 0; n < shape.N; n += shape.C) std::copy(channels, channels + shape.C, buffer.data() + n);
     }
-    Columns(const Shape& shape, const float* channels)
-        : Columns(shape, std::vector<float>(channels, channels + shape.C)) {}
+    Columns(const Shape& shape, const std::vector<float>& channels) : Columns(shape, channels.data()) {}
     Buffer buffer;
     const float* const data;
 

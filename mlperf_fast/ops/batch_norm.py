@@ -54,9 +54,15 @@ BATCH_NORM = Op(
 MASK_ROWS = 32  # that share a word of the mask
 
 
+def _rows(x: Tensor) -> Tensor:
+    """[N, C, ...] whose channels are last in memory as its [N ..., C] rows."""
+    return x.movedim(1, -1).reshape(-1, x.shape[1])
+
+
 def _folded(x: Tensor, backend: str) -> tuple[int, int]:
     """The same memory as rows and columns: the CPU's code is faster on long rows of whole registers."""
-    R, N = x.shape
+    N = x.shape[1]
+    R = x.numel() // N
     while backend == "cpp" and N < 256 and R % 2 == 0:
         R, N = R // 2, 2 * N
     return R, N
@@ -69,14 +75,14 @@ def _native(function: Callable[..., None], x: Tensor, tensors: Iterable[Tensor |
 def _moments(
     x: Tensor, running_mean: Tensor | None, running_var: Tensor | None, momentum: float, backend: str
 ) -> Tensor:
-    """x [R, C] -> its mean and biased variance as the rows of [2, C] float32; running statistics in place."""
+    """Mean and biased variance of x as the rows of [2, C] float32; running statistics in place."""
     moments = _fake_moments(x, running_mean, running_var, momentum, backend)
     if backend == "cpp":
-        _native(_C.batch_norm_moments, x, (x, *moments, running_mean, running_var), momentum)
+        _native(_C.batch_norm_moments, x, (x, *moments.unbind(), running_mean, running_var), momentum)
     else:
         from mlperf_fast.kernels.batch_norm import batch_norm_moments
 
-        batch_norm_moments(x, moments, running_mean, running_var, momentum)
+        batch_norm_moments(_rows(x), moments, running_mean, running_var, momentum)
     return moments
 
 
@@ -84,7 +90,7 @@ def _apply(
     x: Tensor, residual: Tensor | None, mean: Tensor, variance: Tensor, weight: Tensor, bias: Tensor, eps: float,
     relu: bool, keep: bool, backend: str,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """y [R, C], and with `keep` the mask, int32; without, an empty one."""
+    """y like x, and with `keep` the mask, int32; without, an empty one."""
     y, mask = _fake_apply(x, residual, mean, variance, weight, bias, eps, relu, keep, backend)
     wanted = mask if keep else None
     if backend == "cpp":
@@ -92,36 +98,36 @@ def _apply(
     else:
         from mlperf_fast.kernels.batch_norm import batch_norm_apply
 
-        batch_norm_apply(x, residual, mean, variance, weight, bias, y, wanted, eps, relu)
+        batch_norm_apply(_rows(x), residual, mean, variance, weight, bias, y, wanted, eps, relu)
     return y, mask
 
 
 def _sums(
-    dy: Tensor, x: Tensor, mask: Tensor | None, moments: Tensor, eps: float, both: bool, backend: str
+    dy: Tensor, x: Tensor, mask: Tensor | None, mean: Tensor, variance: Tensor, eps: float, both: bool, backend: str
 ) -> tuple[Tensor, Tensor]:
     """The gradients of bias and weight as the rows of [2, C] float32; and with `both` that of the residual."""
-    sums, dresidual = _fake_sums(dy, x, mask, moments, eps, both, backend)
+    sums, dresidual = _fake_sums(dy, x, mask, mean, variance, eps, both, backend)
     wanted = dresidual if both else None
     if backend == "cpp":
-        _native(_C.batch_norm_sums, x, (dy, x, mask, *moments, sums, wanted), eps)
+        _native(_C.batch_norm_sums, x, (dy, x, mask, mean, variance, sums, wanted), eps)
     else:
         from mlperf_fast.kernels.batch_norm import batch_norm_sums
 
-        batch_norm_sums(dy, x, mask, *moments, sums, wanted, eps)
+        batch_norm_sums(dy, _rows(x), mask, mean, variance, sums, wanted, eps)
     return sums, dresidual
 
 
 def _dx(
-    dy: Tensor, x: Tensor, mask: Tensor | None, moments: Tensor, weight: Tensor, sums: Tensor, eps: float, count: int,
-    backend: str,
+    dy: Tensor, x: Tensor, mask: Tensor | None, mean: Tensor, variance: Tensor, weight: Tensor, sums: Tensor,
+    eps: float, count: int, backend: str,
 ) -> Tensor:  # fmt: skip
-    dx = _fake_dx(dy, x, mask, moments, weight, sums, eps, count, backend)
+    dx = torch.empty_like(x)
     if backend == "cpp":
-        _native(_C.batch_norm_dx, x, (dy, x, mask, *moments, weight, sums, dx), eps, count)
+        _native(_C.batch_norm_dx, x, (dy, x, mask, mean, variance, weight, sums, dx), eps, count)
     else:
         from mlperf_fast.kernels.batch_norm import batch_norm_dx
 
-        batch_norm_dx(dy, x, mask, *moments, weight, sums, dx, eps, count)
+        batch_norm_dx(dy, _rows(x), mask, mean, variance, weight, sums, dx, eps, count)
     return dx
 
 
@@ -135,15 +141,11 @@ def _fake_moments(x, running_mean, running_var, momentum, backend):
 def _fake_apply(x, residual, mean, variance, weight, bias, eps, relu, keep, backend):
     rows, columns = _folded(x, backend)
     words = (-(-rows // MASK_ROWS), columns) if keep else (0, 0)
-    return x.new_empty(x.shape), x.new_empty(words, dtype=torch.int32)
+    return torch.empty_like(x), x.new_empty(words, dtype=torch.int32)
 
 
-def _fake_sums(dy, x, mask, moments, eps, both, backend):
-    return torch.empty_like(moments), x.new_empty(x.shape if both else (0, 0))
-
-
-def _fake_dx(dy, x, mask, moments, weight, sums, eps, count, backend):
-    return x.new_empty(x.shape)
+def _fake_sums(dy, x, mask, mean, variance, eps, both, backend):
+    return mean.new_empty(2, len(mean)), torch.empty_like(x) if both else x.new_empty(0)
 
 
 _op_moments = define(
@@ -159,29 +161,27 @@ _op_apply = define(
     _fake_apply,
 )
 _op_sums = define(
-    "batch_norm_sums(Tensor dy, Tensor x, Tensor? mask, Tensor moments, float eps, bool both, "
+    "batch_norm_sums(Tensor dy, Tensor x, Tensor? mask, Tensor mean, Tensor variance, float eps, bool both, "
     "str backend) -> (Tensor, Tensor)",
     _sums,
     _fake_sums,
 )
 _op_dx = define(
-    "batch_norm_dx(Tensor dy, Tensor x, Tensor? mask, Tensor moments, Tensor weight, Tensor sums, float eps, "
-    "int count, str backend) -> Tensor",
+    "batch_norm_dx(Tensor dy, Tensor x, Tensor? mask, Tensor mean, Tensor variance, Tensor weight, Tensor sums, "
+    "float eps, int count, str backend) -> Tensor",
     _dx,
-    _fake_dx,
+    lambda dy, x, *others: torch.empty_like(x),
 )
 _batch_norm_moments, _batch_norm_apply = shortcut(_op_moments, _moments), shortcut(_op_apply, _apply)
 _batch_norm_sums, _batch_norm_dx = shortcut(_op_sums, _sums), shortcut(_op_dx, _dx)
 
 
-def _rows(x: Tensor) -> Tensor:
-    """[N, C, ...] as its [N ..., C] rows: a view where the memory is channels-last, as it should be."""
-    return x.movedim(1, -1).reshape(-1, x.shape[1]).contiguous()
-
-
-def _like(rows: Tensor, x: Tensor) -> Tensor:
-    """The inverse of _rows, channels-last in memory."""
-    return rows.view(x.shape[0], *x.shape[2:], x.shape[1]).movedim(-1, 1)
+def _last(x: Tensor) -> Tensor:
+    """x with its channels last in memory: itself where they are, as they should be. The ops take it so: a view of its
+    rows, and one back, would cost 10 us a tensor."""
+    if x.dim() == 4:
+        return x.contiguous(memory_format=torch.channels_last)
+    return x.movedim(1, -1).contiguous().movedim(-1, 1)
 
 
 def _shared_moments(x: Tensor, running: tuple[Tensor, Tensor], momentum: float, group: Group, backend: str) -> Tensor:
@@ -192,7 +192,7 @@ def _shared_moments(x: Tensor, running: tuple[Tensor, Tensor], momentum: float, 
     means, variances = each.unbind(1)
     mean = means.mean(0)
     moments = torch.stack([mean, variances.mean(0) + (means - mean).square().mean(0)])
-    count = len(x) * len(each)
+    count = x.numel() // x.shape[1] * len(each)
     for value, new in zip(running, (moments[0], moments[1] * (count / (count - 1))), strict=True):
         value.lerp_(new, momentum)
     return moments
@@ -205,33 +205,34 @@ def _size(group: Group) -> int:
 class BatchNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, bias, residual, running_mean, running_var, relu, momentum, eps, group, backend):
-        rows, added = _rows(x), None if residual is None else _rows(residual)
         if _size(group) > 1:
-            moments = _shared_moments(rows, (running_mean, running_var), momentum, group, backend)
+            moments = _shared_moments(x, (running_mean, running_var), momentum, group, backend)
         else:
-            moments = _batch_norm_moments(rows, running_mean, running_var, momentum, backend)
-        y, mask = _batch_norm_apply(rows, added, *moments, weight, bias, eps, relu, relu, backend)
-        ctx.save_for_backward(rows, weight, moments, mask if relu else None)
+            moments = _batch_norm_moments(x, running_mean, running_var, momentum, backend)
+        mean, variance = moments.unbind()
+        y, mask = _batch_norm_apply(x, residual, mean, variance, weight, bias, eps, relu, relu, backend)
+        ctx.save_for_backward(x, weight, mean, variance, mask if relu else None)
         ctx.arguments = eps, group, residual is not None, backend
-        return _like(y, x)
+        return y
 
     @staticmethod
     def backward(ctx, dy):
         once_only("batch_norm")
-        x, weight, moments, mask = ctx.saved_tensors
+        x, weight, mean, variance, mask = ctx.saved_tensors
         eps, group, has_residual, backend = ctx.arguments
-        rows = _rows(dy)
+        given = _last(dy)
         both = has_residual and mask is not None  # without ReLU the residual's gradient is dy
-        own, dresidual = _batch_norm_sums(rows, x, mask, moments, eps, both, backend)
+        own, dresidual = _batch_norm_sums(given, x, mask, mean, variance, eps, both, backend)
         if both:  # ReLU's part is done in it
-            rows, mask = dresidual, None
+            given, mask = dresidual, None
         sums = own
         if _size(group) > 1:
             sums = own.clone()
             torch_dist.all_reduce(sums, group=group)
-        dx = _batch_norm_dx(rows, x, mask, moments, weight, sums, eps, len(x) * _size(group), backend)
-        given = _like(dresidual, dy) if both else dy if has_residual else None
-        return _like(dx, dy), own[1], own[0], given, *[None] * 7
+        count = x.numel() // x.shape[1] * _size(group)
+        dx = _batch_norm_dx(given, x, mask, mean, variance, weight, sums, eps, count, backend)
+        dbias, dweight = own.unbind()
+        return dx, dweight, dbias, given if has_residual else None, *[None] * 7
 
 
 # 4. The public function ---------------------------------------------------------------------------------------------
@@ -290,11 +291,10 @@ def batch_norm(
             raise UserError(f"{op}: backend ref has no statistics of a group; choose another, or leave `group` out")
         return batch_norm_ref(x, weight, bias, running_mean, running_var, residual, relu, training, momentum, eps)
     weight, bias = weight.contiguous(), bias.contiguous()
+    x, residual = _last(x), None if residual is None else _last(residual)
     if training:
         statistics = (running_mean, running_var)
         return BatchNorm.apply(x, weight, bias, residual, *statistics, relu, momentum, eps, group, name)
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, weight, bias, residual)):
         raise UserError(f"{op}: evaluation has no gradient but on ref: use torch.no_grad(), or backend='ref'")
-    added = None if residual is None else _rows(residual)
-    y, _ = _batch_norm_apply(_rows(x), added, running_mean, running_var, weight, bias, eps, relu, False, name)
-    return _like(y, x)
+    return _batch_norm_apply(x, residual, running_mean, running_var, weight, bias, eps, relu, False, name)[0]

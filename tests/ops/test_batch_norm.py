@@ -199,15 +199,15 @@ def test_torch_op_contract(backend):
     x, weight, bias, residual, dy = (t.to(device(backend)) for t in inputs(4, 24, 1, 1, torch.float32))
     x, residual, dy = (t.flatten(1).contiguous() for t in (x, residual, dy))
     ops, (mean, variance) = torch.ops.mlperf_fast, running(24, weight)
-    moments = torch.stack([mean, variance])
+    sums = torch.stack([mean, variance])
     torch.library.opcheck(ops.batch_norm_moments, (x, mean, variance, 0.1, backend))
     torch.library.opcheck(ops.batch_norm_moments, (x, None, None, 0.1, backend))
     for added, relu in ((residual, True), (None, False)):
         forward = (x, added, mean, variance, weight, bias, EPS, relu, relu, backend)
         torch.library.opcheck(ops.batch_norm_apply, forward)
         mask = ops.batch_norm_apply(*forward)[1] if relu else None
-        torch.library.opcheck(ops.batch_norm_sums, (dy, x, mask, moments, EPS, relu, backend))
-        torch.library.opcheck(ops.batch_norm_dx, (dy, x, mask, moments, weight, moments, EPS, 4, backend))
+        torch.library.opcheck(ops.batch_norm_sums, (dy, x, mask, mean, variance, EPS, relu, backend))
+        torch.library.opcheck(ops.batch_norm_dx, (dy, x, mask, mean, variance, weight, sums, EPS, 4, backend))
 
 
 @pytest.mark.parametrize("backend", backends(OP), indirect=True)
