@@ -7,20 +7,24 @@ import shlex
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import closed_logs
 import pytest
 import small_bert
 import small_dlrm
+import small_minigo
 import small_resnet
 import test_cli
 import tomllib
 import torch
 
 from mlperf_fast import cli
+from mlperf_fast.config import from_preset
 from mlperf_fast.submission.description import COUNTS, FIELDS
 from mlperf_fast.workloads.minigo import model
+from mlperf_fast.workloads.minigo import presets as minigo
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -40,7 +44,9 @@ def test_every_mlperf_fast_command_works_as_shown(tmp_path, monkeypatch):
         "dlrm": small_dlrm.settings(data, "max_epochs=1"),
         "bert": small_bert.settings(small_bert.write(tmp_path / "bert"), "data.benchmark=false", "optimizer.total=4"),
         "resnet": small_resnet.settings(small_resnet.write(tmp_path / "resnet"), "max_epochs=1"),
+        "minigo": small_minigo.settings("max_epochs=1"),
     }
+    make_prepared_minigo_small(tmp_path, monkeypatch)
     small_resnet.write_folders(tmp_path / "photographs")
     small_resnet.write_folders(tmp_path / "imagenet")
     write_wiki(tmp_path / "wiki")
@@ -104,6 +110,14 @@ def write_what_package_takes(folder: Path) -> None:
     answers |= {"submitter": "Blue", "division": "closed", "status": "onprem"}
     rest = [f"{name} = {json.dumps(value)}\n" for name, value in answers.items() if name not in tomllib.loads(shown)]
     (folder / "kite.toml").write_text("".join(rest) + shown)
+
+
+def make_prepared_minigo_small(folder: Path, monkeypatch) -> None:
+    """Its `prepare` trains two networks: on a board of 5 lines."""
+    sets = [part for part in small_minigo.settings(f"data.path={folder / 'go'}") if part != "--set"]
+    small = from_preset(minigo.demo_checkpoint, "demo_checkpoint", sets)[0]
+    small = replace(small, data=replace(small.data, start_iterations=1, target_iterations=1))
+    monkeypatch.setitem(minigo.PRESETS, "demo_checkpoint", lambda: small)
 
 
 def write_what_players_have(folder: Path, monkeypatch) -> None:
