@@ -260,6 +260,7 @@ def save_network(run: Run, number: int) -> None:
 def judge(run: Run) -> list[tuple[float, float]]:
     """Matches of the run's networks, in order, until one wins its share: (epoch, win rate) of each."""
     cfg, curve = run.cfg, []
+    torch.set_num_threads(max(torch.get_num_threads(), cfg.play.workers))  # the players' cores are free now
     for epoch in range(1, cfg.max_epochs + 1):
         if epoch % cfg.eval_every and epoch != cfg.max_epochs:
             continue
