@@ -93,7 +93,7 @@ def demo() -> MinigoConfig:
         komi=4.5,
         batch_size=64,
         target=0.5,
-        max_epochs=14,
+        max_epochs=16,
         log_every=50,
         threads=1,
         model=Model(width=32, blocks=2),
@@ -104,6 +104,7 @@ def demo() -> MinigoConfig:
         filter_amount=0.5,
         optimizer=Optimizer(lr_rates=(0.02,), lr_boundaries=()),
         match=Match(games=128, readouts=32, opponent="playouts", opponent_readouts=100),
+        eval_every=2,
     )
 
 
