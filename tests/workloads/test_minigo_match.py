@@ -1,6 +1,8 @@
 """Matches: who has which colour, who wins, what is kept of the games, and how sure a win rate is."""
 
 import math
+import shutil
+import sys
 
 import pytest
 import torch
@@ -56,7 +58,7 @@ def test_the_first_half_is_black_and_results_are_the_boards():
 def test_more_random_games_a_move_win():
     """The opponent's strength is the number of its readouts."""
     cfg = config()
-    strong = tally(play_match(cfg, by_chance(cfg, 60, 24, 1), by_chance(cfg, 4, 24, 2), 24))
+    strong = tally(play_match(cfg, by_chance(cfg, 40, 12, 1), by_chance(cfg, 2, 12, 2), 12))
     assert strong.win_rate > 0.7
 
 
@@ -64,8 +66,8 @@ def test_a_match_comes_from_its_seeds():
     cfg = config()
 
     def match(seed):
-        own = Reader(cfg, by_network(Inference(network(cfg))), 8, 4, seed, "own")
-        return [r.moves for r in play_match(cfg, own, by_chance(cfg, 4, 4, seed), 4)]
+        own = Reader(cfg, by_network(Inference(network(cfg))), 4, 2, seed, "own")
+        return [r.moves for r in play_match(cfg, own, by_chance(cfg, 2, 2, seed), 2)]
 
     assert match(1) == match(1)
     assert match(1) != match(2)
@@ -133,3 +135,36 @@ def test_an_evaluation_is_a_match_of_all_its_games():
     counted, results = evaluation.evaluate(cfg, ALONE, network(cfg), 3)
     assert counted.black_games + counted.white_games == len(results) == 7
     assert counted == tally(results)
+
+
+def test_a_program_that_speaks_gtp_can_be_the_opponent():
+    """Ours, in a process a game: each gets the moves of the other, and the games end as the board says."""
+    program = f"{sys.executable} -m mlperf_fast gtp --size 5 --readouts 2 --resign 0"
+    cfg = config("match.opponent=gtp", "match.games=2", "match.readouts=4", f"match.command={program}")
+    counted, results = evaluation.evaluate(cfg, ALONE, network(cfg), 3)
+    assert counted.black_games == counted.white_games == 1
+    assert results[0].white.startswith("mlperf_fast")
+    for result in results:
+        game = new_games(1, 5)
+        for move in result.moves:
+            assert game.play([move]).tolist() == [0]
+        assert game.facts().passes.tolist() == [2]
+        assert any(math.isnan(value) for value in result.values), "what a program thinks isn't known"
+
+
+@pytest.mark.skipif(shutil.which("gnugo") is None, reason="needs GNU Go: apt install gnugo")
+def test_gnu_go_can_be_the_opponent():
+    command = PRESETS["gnugo_9x9"]().match.command
+    cfg = config(
+        "match.opponent=gtp", "match.games=2", "match.readouts=4", f"match.command={command}", "play.own_eyes=true"
+    )
+    counted, results = evaluation.evaluate(cfg, ALONE, network(cfg), 3)
+    assert counted.win_rate == 0, "nothing was learned yet"
+    assert results[0].white.startswith("GNU Go")
+
+
+def test_a_program_that_cant_play_is_named():
+    for command, said in (("", "set match.command"), ("/nowhere/engine --gtp", "can't be started")):
+        cfg = config("match.opponent=gtp", f"match.command={command}", "match.games=1")
+        with pytest.raises(UserError, match=said):
+            evaluation.evaluate(cfg, ALONE, network(cfg), 3)

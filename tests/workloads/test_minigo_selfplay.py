@@ -1,5 +1,7 @@
 """Self-play, its records, and what an iteration trains on."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -78,23 +80,24 @@ def test_about_a_quarter_of_the_moves_teach(played):
 
 
 def test_games_come_from_the_seed_alone():
-    cfg = config()
-    for first, second in zip(play(cfg, 8), play(cfg, 8), strict=True):
-        same(first, second)
-    assert any(len(a.moves) != len(b.moves) for a, b in zip(play(cfg, 8), play(cfg, 8, seed=2), strict=False))
-    assert any(len(a.moves) != len(b.moves) for a, b in zip(play(cfg, 8), play(cfg, 8, first_id=99), strict=False))
+    cfg = config("play.games=3")
+    first = play(cfg, 3)
+    for one, other in zip(first, play(cfg, 3), strict=True):
+        same(one, other)
+    assert any(len(a.moves) != len(b.moves) for a, b in zip(first, play(cfg, 3, seed=2), strict=False))
+    assert any(len(a.moves) != len(b.moves) for a, b in zip(first, play(cfg, 3, first_id=99), strict=False))
 
 
 def test_two_halves_play_the_games_of_one(monkeypatch):
     """As on a GPU: the answers to one half come while the other is read."""
-    cfg = config("play.games=6")
-    whole = {tuple(record.moves.tolist()) for record in play(cfg, 6)}
+    cfg = config("play.games=4")
+    whole = {tuple(record.moves.tolist()) for record in play(cfg, 4)}
     player = SelfPlay(cfg, cfg.play, Inference(network(cfg)), seed=1)
-    player.next_id, player.halves = 0, [selfplay.Half(cfg, cfg.play, n, 1) for n in (3, 3)]
+    player.next_id, player.halves = 0, [selfplay.Half(cfg, cfg.play, n, 1) for n in (2, 2)]
     for half in player.halves:
-        half.begin(torch.ones(3, dtype=torch.bool), player._ids)
+        half.begin(torch.ones(2, dtype=torch.bool), player._ids)
     found = []
-    while len(found) < 6:
+    while len(found) < 4:
         found += player.round(0)
     assert whole & {tuple(record.moves.tolist()) for record in found}
 
@@ -115,7 +118,8 @@ def test_the_first_generation_fills_no_eye_and_passes_last():
     cfg = config()
     rules = bootstrap_rules(cfg.play)
     assert (rules.own_eyes, rules.prune, rules.fast_share, rules.cache_mb) == (False, False, 0, 0)
-    for record in play(cfg, 4, rules=bootstrap_rules(config("play.games=4").play)):
+    assert rules.readouts == 80
+    for record in play(cfg, 3, rules=replace(rules, readouts=8, games=3)):
         passes = record.moves == 25
         assert not passes[:10].any()
 
