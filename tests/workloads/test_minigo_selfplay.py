@@ -96,6 +96,7 @@ def test_two_halves_play_the_games_of_one(monkeypatch):
     player.next_id, player.halves = 0, [selfplay.Half(cfg, cfg.play, n, 1) for n in (2, 2)]
     for half in player.halves:
         half.begin(torch.ones(2, dtype=torch.bool), player._ids)
+        half.start(torch.ones(2, dtype=torch.bool))
     found = []
     while len(found) < 4:
         found += player.round(0)

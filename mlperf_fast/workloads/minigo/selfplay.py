@@ -50,7 +50,9 @@ class SelfPlay:
         cache = Cache(play.cache_mb, cfg.size) if play.cache_mb else None
         self.halves = [Half(cfg, play, n, seed, cache) for n in sizes]
         for half in self.halves:
-            half.begin(torch.ones(len(half.search), dtype=torch.bool), self._ids)
+            every = torch.ones(len(half.search), dtype=torch.bool)
+            half.begin(every, self._ids)
+            half.start(every)
         self._waiting: tuple[Half, Callable[[], Answer]] | None = None
 
     def _ids(self, n: int) -> Tensor:
@@ -94,7 +96,7 @@ class Half:
         self.examples: list[list[tuple[np.ndarray, np.ndarray, float]]] = [[] for _ in range(n)]
 
     def begin(self, which: Tensor, ids: Callable[[int], Tensor]) -> None:
-        """New games in the rows `which`, bool [n]."""
+        """New games in the rows `which`, bool [n]; start() is to follow."""
         rows = which.nonzero()[:, 0]
         if not len(rows):
             return
@@ -107,7 +109,6 @@ class Half:
         if self.play.resign:
             drawn = self.search.draw_thresholds(*self.play.resign)
             self.thresholds = torch.where(which, drawn, self.thresholds)
-        self.start(which)
 
     def start(self, which: Tensor) -> None:
         """The next move's readouts in the rows `which`."""
@@ -125,7 +126,7 @@ class Half:
         choice = self.search.choose(due, prune=taught if self.play.prune else None)
         self._keep(taught, choice.pi, choice.q)
         resigned = due & self.search.resigns(choice.q, self.thresholds) if self.play.resign else torch.zeros_like(due)
-        losers = self.games.facts().to_move
+        losers = self.games.facts().to_move if self.play.resign else torch.zeros(len(due), dtype=torch.int32)
         self._play(torch.where(resigned, -1, choice.moves))
         facts = self.games.facts()
         over = due & ((facts.passes >= 2) | resigned)
@@ -139,7 +140,7 @@ class Half:
                 settled &= ~over
         records = self._ended(over, resigned, losers, model)
         self.begin(over, ids)
-        self.start(due & ~over)
+        self.start(due)
         return records
 
     def _play(self, moves: Tensor) -> None:
@@ -155,7 +156,8 @@ class Half:
         rows = which.nonzero()[:, 0]
         if not len(rows):
             return
-        planes = np.packbits(self.games[rows].planes().flatten(1).numpy(), axis=1)
+        # Of all games: copying those rows' games would take longer than their planes.
+        planes = np.packbits(self.games.planes()[rows].flatten(1).numpy(), axis=1)
         for i, row in enumerate(rows.tolist()):
             self.examples[row].append((planes[i], pi[row].numpy().copy(), float(q[row])))
 
