@@ -13,7 +13,7 @@ import sys
 import time
 from argparse import Namespace
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +23,7 @@ from mlperf_fast.workloads.minigo.board import PLANES, Games
 from mlperf_fast.workloads.minigo.inference import Inference
 from mlperf_fast.workloads.minigo.judge import by_network, read
 from mlperf_fast.workloads.minigo.model import DualNet, initialise
-from mlperf_fast.workloads.minigo.presets import demo
+from mlperf_fast.workloads.minigo.presets import MinigoConfig, demo, gnugo_9x9
 from mlperf_fast.workloads.minigo.search import Search
 from mlperf_fast.workloads.minigo.selfplay import SelfPlay
 
@@ -134,19 +134,26 @@ def played(chosen: Namespace) -> Iterator[Row]:
     shape = f"{READOUTS} in each of {len(games)} of {cfg.size}x{cfg.size}"
     yield Row("readouts", shape, "fp32", chosen.threads, 0, 0, "none", results, "cpp", {})
 
-    watched = Watched(judge)
-    play = SelfPlay(cfg, cfg.play, watched, seed=1)  # type: ignore[arg-type]
+    for preset in (demo,) if chosen.quick else (demo, gnugo_9x9):
+        yield selfplay_row(preset(), chosen)
+
+
+def selfplay_row(cfg: MinigoConfig, chosen: Namespace) -> Row:
+    net = DualNet(cfg.size, cfg.model.width, cfg.model.blocks).eval()
+    initialise(net, 1)
+    watched, board = Watched(Inference(net)), f"{cfg.size}x{cfg.size}"
+    play = SelfPlay(cfg, replace(cfg.play, cache_mb=0), watched, seed=1)  # type: ignore[arg-type]
     results = compare({"cpp": Local(lambda number: [play.round(0) for _ in range(ROUNDS)])}, command.effort(chosen))
-    watched.seconds, began, games_done, rounds = 0.0, time.perf_counter(), 0, 4 if chosen.quick else 2000
-    for _ in range(rounds):
+    watched.seconds, began, games_done = 0.0, time.perf_counter(), 0
+    for _ in range(4 if chosen.quick else 800):
         games_done += len(play.round(0))
     whole = time.perf_counter() - began
     facts = {
-        "self-play, share of time outside the network": round(1 - watched.seconds / whole, 3),
-        "self-play, games a second": round(games_done / whole, 2),
+        f"self-play at {board}, share of time outside the network": round(1 - watched.seconds / whole, 3),
+        f"self-play at {board}, games a second": round(games_done / whole, 2),
     }
-    shape = f"{ROUNDS} rounds of {cfg.play.games} games of {cfg.size}x{cfg.size}"
-    yield Row("self-play", shape, "fp32", chosen.threads, 0, 0, "none", results, "cpp", facts)
+    shape = f"{ROUNDS} rounds of {cfg.play.games} games of {board}"
+    return Row("self-play", shape, "fp32", chosen.threads, 0, 0, "none", results, "cpp", facts)
 
 
 class Watched:

@@ -1,8 +1,9 @@
-"""What is demanded and what was measured, in one table: DLRM's, BERT's and ResNet's ops and steps, and optimizers.
+"""What is demanded and what was measured, in one table: DLRM's, BERT's and ResNet's ops and steps, Minigo, optimizers.
 
     python -m benchmarks.figures dlrm_ops --fbgemm-python VENV/bin/python --dlrm-repo DIR
     python -m benchmarks.figures bert_ops
     python -m benchmarks.figures resnet_ops
+    python -m benchmarks.figures minigo
     python -m benchmarks.figures optimizers
 
 Takes up to fifteen minutes; for results to keep the machine must be quiet. Writes SET.{md,json,csv,svg} to the folder
@@ -26,6 +27,7 @@ from . import (
     demands,
     figures_bert,
     figures_dlrm,
+    figures_minigo,
     figures_optimizers,
     figures_resnet,
     machine,
@@ -39,6 +41,7 @@ SETS: dict[str, ModuleType] = {
     "dlrm_ops": figures_dlrm,
     "bert_ops": figures_bert,
     "resnet_ops": figures_resnet,
+    "minigo": figures_minigo,
     "optimizers": figures_optimizers,
 }
 EXPLANATION = """

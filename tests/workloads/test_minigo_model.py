@@ -211,6 +211,17 @@ def test_graphs_of_few_sizes_answer_batches_of_any(monkeypatch, rows):
     assert set(graphs.captured) <= {64, 128}
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize(("precision", "atol"), [("fp32", 1e-4), ("fp16", 0.05), ("bf16", 0.1)])
+def test_a_gpu_answers_as_the_cpu(precision, atol):
+    net, planes = trained(), batch(300)[0]
+    wanted = Inference(net)(planes)
+    judge = Inference(net.cuda(), precision, most=128)
+    for _ in range(3):
+        for found, expected in zip(judge(planes), wanted, strict=True):
+            torch.testing.assert_close(found, expected, rtol=0, atol=atol)
+
+
 def test_answers_dont_depend_on_the_number_of_threads():
     net, planes = trained(), batch(40)[0]
     with threads(1):
