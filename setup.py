@@ -7,19 +7,24 @@ needs setuptools and pybind11 only. Each source file is compiled once per instru
 runs. Separate modules, rather than several objects in one: inline functions of the C++ library that were compiled
 for AVX-512 can then never be the ones that an older processor ends up calling. `_cuda` is one module with machine code
 for each GPU generation; it holds its own copy of CUDA's runtime library, so that any driver that is new enough will do.
+
+Objects stay in build/objects, so that the next build of the same folder compiles only what is out of date.
 """
 
 import copy
 import os
 import platform
+import shlex
 import shutil
 import subprocess
+import sys
 import sysconfig
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from glob import glob
 
 import pybind11
-from pybind11.setup_helpers import Pybind11Extension
+from pybind11.setup_helpers import ParallelCompile, Pybind11Extension
 from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
 
@@ -48,20 +53,33 @@ LEVELS = {level: flags for level, flags in X86_LEVELS.items() if level in WANTED
 
 # No -ffast-math: NaN and infinity must survive. Reductions are vectorised where the source says `omp simd`.
 CXX_FLAGS = ["-O3", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-Wall", "-Wextra"]
+# Behind ours, so that they rule; setuptools puts them in front.
+CXX_FLAGS += shlex.split(os.environ.get("CXXFLAGS", ""))
 
 CUDA_MODULE = "mlperf_fast._cuda.native"
 CUDA_ARCHITECTURES = (80, 90, 100)  # A100, H100, B200
 NVCC_FLAGS = ["-std=c++17", "-O3", "-lineinfo", "-Icsrc"]
 
+# What decides over an object beside the sources, in the name of its folder. build/temp of setuptools won't do: in an
+# editable install it is a folder that lasts as long as the build.
+_SETTINGS = [os.environ.get(name, "") for name in ("CC", "CXX", "CPPFLAGS", "CFLAGS", "CXXFLAGS", "NVCC_APPEND_FLAGS")]
+_SETTINGS += [sysconfig.get_platform(), sys.version, pybind11.__version__]
+OBJECTS = os.path.join("build", "objects", f"{zlib.crc32(repr(_SETTINGS).encode()):08x}")
+HEADERS = ["setup.py", *sorted(glob("csrc/*.*h") + glob("csrc/common/*.*h") + glob("csrc/go/*.h"))]
+
+
+def is_old(target, source):
+    """Whether an object must be compiled: after a change of its source or of any header."""
+    return not os.path.exists(target) or os.path.getmtime(target) <= max(map(os.path.getmtime, (source, *HEADERS)))
+
 
 def cpu_extensions():
     sources = sorted(source for source in glob("csrc/*.cpp") + glob("csrc/go/*.cpp") if "bindings_cuda" not in source)
-    headers = sorted(glob("csrc/*.h") + glob("csrc/common/*.h") + glob("csrc/go/*.h"))
     return [
         Pybind11Extension(
             f"mlperf_fast._C.{level}",
             sources,
-            depends=headers,
+            depends=HEADERS,
             include_dirs=["csrc"],
             define_macros=[("MODULE_NAME", level)],
             extra_compile_args=CXX_FLAGS + flags,
@@ -114,13 +132,11 @@ def build_cuda(extension, module, folder):
     numbers = cuda_architectures(nvcc)
     targets = [f"-gencode=arch=compute_{number},code=sm_{number}" for number in numbers]
     targets.append(f"-gencode=arch=compute_{numbers[-1]},code=compute_{numbers[-1]}")
-    headers = glob("csrc/*.*h") + glob("csrc/common/*.*h") + ["setup.py"]
     includes = [f"-I{pybind11.get_include()}", f"-I{sysconfig.get_paths()['include']}"]
 
     def compiled(source):
         target = os.path.join(folder, os.path.basename(source) + ".o")
-        newest = max(os.path.getmtime(file) for file in (source, *headers))
-        if not os.path.exists(target) or os.path.getmtime(target) < newest:
+        if is_old(target, source):
             flags = targets if source.endswith(".cu") else includes
             subprocess.run([nvcc, *NVCC_FLAGS, *flags, "-Xcompiler=-fPIC", "-c", source, "-o", target], check=True)
         return target
@@ -144,11 +160,12 @@ class BuildAndReport(build_ext):
 
     def build_extension(self, ext):
         if ext.name == CUDA_MODULE:
-            build_cuda(ext, self.get_ext_fullpath(ext.name), os.path.join(self.build_temp, "cuda"))
+            folder = os.path.realpath(find_nvcc()).replace(os.sep, "-").strip("-")  # another nvcc, another folder
+            build_cuda(ext, self.get_ext_fullpath(ext.name), os.path.join(OBJECTS, folder))
             return
         # The same sources, compiled side by side with different flags: each needs a folder for its objects.
         own = copy.copy(self)
-        own.build_temp = os.path.join(self.build_temp, ext.name.rpartition(".")[2])
+        own.build_temp = os.path.join(OBJECTS, ext.name.rpartition(".")[2])
         build_ext.build_extension(own, ext)
 
     def run(self):
@@ -163,9 +180,10 @@ packages = find_packages(include=["mlperf_fast", "mlperf_fast.*"])
 packages += [f"mlperf_fast.{name}" for name in find_packages(include=["kernels", "kernels.*", "benchmarks"])]
 if __name__ == "__main__":
     CUDA_EXTENSION, CUDA_VERDICT = cuda_extension()
-    setup(
-        packages=packages,
-        package_dir={"mlperf_fast.kernels": "kernels", "mlperf_fast.benchmarks": "benchmarks"},
-        ext_modules=cpu_extensions() + ([CUDA_EXTENSION] if CUDA_EXTENSION else []),
-        cmdclass={"build_ext": BuildAndReport},
-    )
+    with ParallelCompile(default=max(1, os.cpu_count() // len(LEVELS)), needs_recompile=is_old):
+        setup(
+            packages=packages,
+            package_dir={"mlperf_fast.kernels": "kernels", "mlperf_fast.benchmarks": "benchmarks"},
+            ext_modules=cpu_extensions() + ([CUDA_EXTENSION] if CUDA_EXTENSION else []),
+            cmdclass={"build_ext": BuildAndReport},
+        )
