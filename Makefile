@@ -5,6 +5,10 @@ READY := .venv/.ready
 KINDS := asan ubsan race
 # Most tests keep one core busy, so several processes share them; more than four would need more memory than speed.
 PARALLEL := -n auto --maxprocesses 4 --dist worksteal
+# Built is what this machine runs, a wheel holds all: CUDA C++ where there is a GPU, the instruction sets of this processor.
+HAS = $(shell grep -qsw $(1) /proc/cpuinfo && echo ,$(2))
+MLPERF_FAST_CUDA ?= $(if $(shell command -v nvidia-smi),auto,0)
+MLPERF_FAST_LEVELS ?= generic$(call HAS,avx2,avx2)$(call HAS,avx512bw,avx512)
 SOURCES := $(wildcard $(addprefix csrc/,$(addprefix *.,cpp h cu cuh) $(addprefix */*.,cpp h cu cuh)))
 FORMATTED := $(SOURCES) $(wildcard $(addprefix tests/emulate/,*.h *.cu */*.cu))
 
@@ -67,5 +71,6 @@ clean:
 
 $(READY): constraints.txt pyproject.toml setup.py $(SOURCES)
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[triton,dev,flights,report,bert,resnet,digits]'
+	PIP_CONSTRAINT=constraints.txt MLPERF_FAST_CUDA=$(MLPERF_FAST_CUDA) MLPERF_FAST_LEVELS=$(MLPERF_FAST_LEVELS) \
+	    $(BIN)/python -m pip install --quiet --editable '.[triton,dev,flights,report,bert,resnet,digits]'
 	touch $(READY)
