@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
-KINDS := asan ubsan race
+KINDS := sanitize race
 # Most tests keep one core busy, so several processes share them; more than four would need more memory than speed.
 PARALLEL := -n auto --maxprocesses 4 --dist worksteal
 # Built is what this machine runs, a wheel holds all: CUDA C++ where there is a GPU, the instruction sets of this processor.

@@ -1,11 +1,11 @@
 """Builds the CUDA kernels for the host (csrc/emulate) and runs the ops' tests with them.
 
-    python tests/emulated.py asan     AddressSanitizer: reads and writes outside of tensors and of shared memory
-    python tests/emulated.py ubsan    UndefinedBehaviorSanitizer: overflow, misaligned access, bad shifts
-    python tests/emulated.py race     accesses that no barrier orders, reads of unwritten shared memory
+    python tests/emulated.py sanitize    AddressSanitizer: reads and writes outside of tensors and of shared memory;
+                                         UndefinedBehaviorSanitizer: overflow, misaligned access, bad shifts
+    python tests/emulated.py race        accesses that no barrier orders, reads of unwritten shared memory
 
-Arguments behind the kind go to pytest too, behind `tests/ops tests/loop -k cuda` (which a later -k replaces). Only asan
-runs what tests the ops' registration with torch rather than their kernels: that is slow, and the same for every kind.
+Arguments behind the kind go to pytest too, behind `tests/ops tests/loop -k cuda` (which a later -k replaces). Only
+sanitize runs what tests the ops' registration with torch rather than their kernels: that is slow, and always the same.
 Needs g++ only. What is built lies in build/emulate and is built again when a source or any header is newer.
 """
 
@@ -29,9 +29,9 @@ KERNEL = ["-O1", "-fno-omit-frame-pointer", "-fno-strict-aliasing", "-x", "c++"]
 KERNEL += ["-Wno-unknown-pragmas", "-Wno-maybe-uninitialized"]
 # Each kind's instrumentation, of kernels only. "race" takes ThreadSanitizer's calls without its library: races.cpp.
 KINDS = {
-    "asan": ["-fsanitize=address"],
-    "ubsan": ["-fsanitize=undefined", "-fno-sanitize=vptr", "-fno-sanitize-recover=all"],
+    "sanitize": ["-fsanitize=address,undefined", "-fno-sanitize=vptr", "-fno-sanitize-recover=all"],
     "race": ["-fsanitize=thread"],
+    "ucontext": [],  # none, and the other way to switch stacks (see fiber.h): for the emulator's own tests
 }
 
 
@@ -54,13 +54,12 @@ def environment(kind: str, module: Path | None = None) -> dict[str, str]:
     variables = dict(os.environ)
     if module:
         variables["MLPERF_FAST_EMULATE"] = str(module)
-    if kind == "asan":
+    if kind == "sanitize":
         # Python keeps what it allocated until the end. libstdc++ comes first too, for torch's exceptions.
         variables["ASAN_OPTIONS"] = "detect_leaks=0:detect_stack_use_after_return=0"
         if module:
             libraries = ("libasan.so", "libstdc++.so.6")
             variables["LD_PRELOAD"] = " ".join(_output("g++", f"-print-file-name={library}") for library in libraries)
-    if kind == "ubsan":
         variables["UBSAN_OPTIONS"] = "print_stacktrace=1"
     return variables
 
@@ -72,7 +71,7 @@ def main() -> int:
         return 2
     module = build_module(kind)
     # Only Python's own output is captured: a sanitizer's report is the last that its process writes.
-    chosen = "cuda" if kind == "asan" else "cuda and not contract and not compiles"
+    chosen = "cuda" if kind == "sanitize" else "cuda and not contract and not compiles"
     command = [sys.executable, "-m", "pytest", "--capture=sys", "tests/ops", "tests/loop", "-k", chosen, *arguments]
     return subprocess.run(command, cwd=ROOT, env=environment(kind, module), check=False).returncode
 
@@ -88,7 +87,7 @@ def _build(kind: str, sources: Sequence[Path], target: Path, link: list[str]) ->
 def _compile(kind: str, source: Path) -> Path:
     """Only kernels are instrumented, so the other objects serve every kind."""
     kernel, host, flags = source.suffix == ".cu", "host", []
-    if kind == "ubsan" and source in EMULATOR:  # one kind tries the other way to switch stacks (see fiber.h)
+    if kind == "ucontext" and source in EMULATOR:
         host, flags = "host-ucontext", ["-DEMULATE_UCONTEXT"]
     object_file = BUILD / (kind if kernel else host) / f"{source.parent.name}-{source.stem}.o"
     headers = [*CSRC.rglob("*.h"), *CSRC.rglob("*.cuh"), *source.parent.glob("*.h"), Path(__file__)]

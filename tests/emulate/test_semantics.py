@@ -28,7 +28,7 @@ def test_sixteen_bit_numbers_round_as_torchs():
     halfway = (every_half[:31743] + every_half[1:31744]) / 2  # between two neighbours: the even one wins
     x = torch.cat([every_half, wide, halfway, -halfway, halfway.nextafter(torch.tensor(0.0))])
     answer = subprocess.run(
-        [build_program("ubsan", FOLDER), "conversions"], input=x.numpy().tobytes(), capture_output=True, check=False
+        [build_program("ucontext", FOLDER), "conversions"], input=x.numpy().tobytes(), capture_output=True, check=False
     )
     assert answer.returncode == 0, answer.stderr
     record = np.dtype([("half", "u2"), ("bfloat16", "u2"), ("from_half", "f4"), ("from_bfloat16", "f4")])
