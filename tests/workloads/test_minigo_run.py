@@ -99,14 +99,15 @@ def test_the_same_seed_gives_the_same_run(whole, tmp_path):
     assert summary_of(tmp_path / "run")["curve"] == summary_of(whole)["curve"]
 
 
-def test_a_killed_run_loses_no_finished_game(whole, tmp_path):
+@pytest.mark.parametrize("network", [1, 2])
+def test_a_killed_run_loses_no_finished_game(whole, tmp_path, network):
     out = tmp_path / "run"
     code = f"""
 from mlperf_fast import cli
 from mlperf_fast.workloads.minigo import loop
 save = loop.save_network
 def save_and_die(run, number):
-    if number == 2:
+    if number == {network}:
         import os; os._exit(9)
     save(run, number)
 loop.save_network = save_and_die

@@ -136,6 +136,8 @@ def learn(run: Run, last: int, watched: Watched | None = None) -> None:
     if done >= last:
         return
     fill_window(run, done)
+    if not watched:
+        save_state(run)  # killed before its first network, a run goes on with the games that were finished
     with players(cfg, run.ranks, run.folder, run.seed) as play:
         play.publish(run.net.eval(), done)
         for number in range(done + 1, last + 1):
@@ -145,13 +147,17 @@ def learn(run: Run, last: int, watched: Watched | None = None) -> None:
             run.clock.waiting += time.perf_counter() - waited
             trained = iterate(run, number, known, watched)
             play.publish(run.net.eval(), number)
-            run.log.sync()
-            notes = {"log_offset": run.log.offset, "curve": [], "seed": run.seed, "run_start": run.run_start,
-                     "exported": run.exported}  # fmt: skip
             if not watched:
-                checkpoint.save(run.folder / "checkpoints", run.step, run.ranks, notes)
+                save_state(run)
             if watched and not trained:
                 return
+
+
+def save_state(run: Run) -> None:
+    run.log.sync()
+    notes = {"log_offset": run.log.offset, "curve": [], "seed": run.seed, "run_start": run.run_start,
+             "exported": run.exported}  # fmt: skip
+    checkpoint.save(run.folder / "checkpoints", run.step, run.ranks, notes)
 
 
 def fill_window(run: Run, done: int) -> None:
