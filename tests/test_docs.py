@@ -131,6 +131,9 @@ def write_what_players_have(folder: Path, monkeypatch) -> None:
         def fileno(self) -> int:
             return os.open(folder / "commands.gtp", os.O_RDONLY)
 
+        def close(self) -> None:
+            """A process that is forked closes what it inherited."""
+
     monkeypatch.setattr(sys, "stdin", Input())
 
 

@@ -212,6 +212,7 @@ def test_graphs_of_few_sizes_answer_batches_of_any(monkeypatch, rows):
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize(("precision", "atol"), [("fp32", 1e-4), ("fp16", 0.05), ("bf16", 0.1)])
 def test_a_gpu_answers_as_the_cpu(precision, atol):
     net, planes = trained(), batch(300)[0]
