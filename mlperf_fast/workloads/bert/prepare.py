@@ -178,7 +178,7 @@ def find_vocabulary(raw: Path, wanted: str | int, parts: list[Path]) -> Vocabula
         return read_vocabulary(raw / wanted)
     if not parts:
         raise UserError("ids are there already: name the vocab.txt that they belong to, none can be trained")
-    return train_vocabulary((line for part in parts for line in text.read_utf8(part).split("\n")), wanted)
+    return train_vocabulary(lambda: (line for part in parts for line in text.read_utf8(part).split("\n")), wanted)
 
 
 def load_state(work: Path, wanted: dict[str, Any]) -> State | None:

@@ -9,7 +9,8 @@ import hashlib
 import os
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from mlperf_fast.data.files import replace_file
@@ -98,11 +99,12 @@ def read_vocabulary(path: Path) -> Vocabulary:
     return Vocabulary(words)
 
 
-def train_vocabulary(lines: Iterable[str], size: int) -> Vocabulary:
-    """A vocabulary of up to `size` words for `lines`: the same one from the same lines, in any process.
+def train_vocabulary(lines: Callable[[], Iterable[str]], size: int) -> Vocabulary:
+    """A vocabulary of up to `size` words for the text that each call of `lines` gives: always the same one.
 
-    The trainer numbers its first pieces in an order that changes from process to process, so they are sorted: special
-    tokens, single characters, then longer pieces by length and alphabet.
+    The trainer numbers what continues a word in the order in which a hash table of random seed lists the words, and of
+    equally frequent pairs it joins the one with the lower numbers. So single characters and continuations are counted
+    and numbered here. What it joined is sorted behind the special tokens, by length and alphabet.
     """
     if size < 64 or size > 2**15:
         raise UserError(f"a vocabulary of {size} words: expected 64 to 32,768")
@@ -110,13 +112,25 @@ def train_vocabulary(lines: Iterable[str], size: int) -> Vocabulary:
     tokenizer = tokenizers.Tokenizer(tokenizers.models.WordPiece(unk_token="[UNK]"))
     tokenizer.normalizer = bert_normalizer(tokenizers)
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
+    counts: Counter[str] = Counter()
+    for line in lines():
+        counts.update(tokenizer.normalizer.normalize_str(line))
     # A rare character takes no place from words: at most an eighth, each also as the continuation of a word.
+    common = sorted((c for c in counts if not c.isspace()), key=lambda c: (-counts[c], c))[: size // 8]
+    continuations = sorted(f"##{c}" for c in common if continues(tokenizer, c))
     trainer = tokenizers.trainers.WordPieceTrainer(
-        vocab_size=size, special_tokens=list(SPECIAL), limit_alphabet=size // 8, show_progress=False
-    )
-    tokenizer.train_from_iterator(lines, trainer)
+        vocab_size=size, special_tokens=[*SPECIAL, *continuations], initial_alphabet=common,
+        limit_alphabet=len(common), show_progress=False,
+    )  # fmt: skip
+    tokenizer.train_from_iterator(lines(), trainer)
     pieces = set(tokenizer.get_vocab()) - set(SPECIAL)
     return Vocabulary([*SPECIAL, *sorted(pieces, key=lambda p: (len(p.removeprefix("##")), p.startswith("##"), p))])
+
+
+def continues(tokenizer, character: str) -> bool:
+    """Whether it can be part of a word that began before it: neither punctuation nor a word of its own."""
+    text = tokenizer.normalizer.normalize_str(f"a{character}")
+    return len(tokenizer.pre_tokenizer.pre_tokenize_str(text)) == 1
 
 
 def write_vocabulary(path: Path, vocabulary: Vocabulary) -> None:
