@@ -29,7 +29,8 @@ KERNEL = ["-O1", "-fno-omit-frame-pointer", "-fno-strict-aliasing", "-x", "c++"]
 KERNEL += ["-Wno-unknown-pragmas", "-Wno-maybe-uninitialized"]
 # Each kind's instrumentation, of kernels only. "race" takes ThreadSanitizer's calls without its library: races.cpp.
 KINDS = {
-    "sanitize": ["-fsanitize=address,undefined", "-fno-sanitize=vptr", "-fno-sanitize-recover=all"],
+    # object-size would say less of what AddressSanitizer finds.
+    "sanitize": ["-fsanitize=address,undefined", "-fno-sanitize=vptr,object-size", "-fno-sanitize-recover=all"],
     "race": ["-fsanitize=thread"],
     "ucontext": [],  # none, and the other way to switch stacks (see fiber.h): for the emulator's own tests
 }
@@ -81,7 +82,9 @@ def _build(kind: str, sources: Sequence[Path], target: Path, link: list[str]) ->
         objects = list(pool.map(lambda source: _compile(kind, source), sources))
     if _older(target, objects):
         libraries = [] if kind == "race" else KINDS[kind]
-        _run("g++", *link, "-o", target, *objects, *libraries)
+        partial = target.with_suffix(f".{os.getpid()}")  # another process may be running the old one
+        _run("g++", *link, "-o", partial, *objects, *libraries)
+        partial.rename(target)
 
 
 def _compile(kind: str, source: Path) -> Path:

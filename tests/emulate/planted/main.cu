@@ -18,6 +18,7 @@ static const struct {
     PLANTED(barrier_after_return),
     PLANTED(read_outside_tensor),
     PLANTED(write_outside_shared),
+    PLANTED(index_outside_shared),
     PLANTED(write_outside_dynamic_shared),
     PLANTED(read_of_unwritten_shared),
     PLANTED(read_of_unwritten_dynamic_shared),

@@ -15,7 +15,16 @@ __global__ void tensor_kernel(const float* x, float* y, int count) {
 template <bool bug>
 __global__ void shared_kernel(float* y) {
     __shared__ float tile[kThreads];
-    tile[threadIdx.x + bug] = 1;  // here: write_outside_shared
+    float* const place = tile;     // whose length the compiler doesn't know
+    place[threadIdx.x + bug] = 1;  // here: write_outside_shared
+    __syncthreads();
+    y[threadIdx.x] = tile[threadIdx.x];
+}
+
+template <bool bug>
+__global__ void index_kernel(float* y) {
+    __shared__ float tile[kThreads];
+    tile[threadIdx.x + bug] = 1;  // here: index_outside_shared
     __syncthreads();
     y[threadIdx.x] = tile[threadIdx.x];
 }
@@ -75,6 +84,10 @@ void read_outside_tensor(bool bug) {
 void write_outside_shared(bool bug) {
     std::vector<float> y(kThreads);
     LAUNCH_PLANTED(shared_kernel, bug, 1, kThreads, 0, 0, address(y));
+}
+void index_outside_shared(bool bug) {
+    std::vector<float> y(kThreads);
+    LAUNCH_PLANTED(index_kernel, bug, 1, kThreads, 0, 0, address(y));
 }
 void write_outside_dynamic_shared(bool bug) {
     std::vector<float> y(kThreads);

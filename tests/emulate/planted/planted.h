@@ -28,6 +28,7 @@ void barrier_in_both_branches(bool bug);
 void barrier_after_return(bool bug);
 void read_outside_tensor(bool bug);
 void write_outside_shared(bool bug);
+void index_outside_shared(bool bug);
 void write_outside_dynamic_shared(bool bug);
 void read_of_unwritten_shared(bool bug);
 void read_of_unwritten_dynamic_shared(bool bug);
