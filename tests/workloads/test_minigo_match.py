@@ -152,6 +152,16 @@ def test_a_program_that_speaks_gtp_can_be_the_opponent():
         assert any(math.isnan(value) for value in result.values), "what a program thinks isn't known"
 
 
+def test_a_program_that_gives_up_has_lost():
+    program = f"{sys.executable} -m mlperf_fast gtp --size 5 --readouts 2 --resign 100"
+    cfg = config("match.opponent=gtp", "match.games=2", "match.readouts=4", f"match.command={program}")
+    counted, results = evaluation.evaluate(cfg, ALONE, network(cfg), 3)
+    assert counted == Tally(1, 1, 1, 1)
+    assert [result.score for result in results] == [1, -1]
+    assert all(result.resigned for result in results)
+    assert sgf.parse(as_sgf(cfg, results[1]))[0].result == "W+R"
+
+
 @pytest.mark.skipif(shutil.which("gnugo") is None, reason="needs GNU Go: apt install gnugo")
 def test_gnu_go_can_be_the_opponent():
     command = PRESETS["gnugo_9x9"]().match.command

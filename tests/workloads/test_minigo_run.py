@@ -18,7 +18,7 @@ from mlperf_fast.errors import UserError
 from mlperf_fast.loop.dist import Ranks
 from mlperf_fast.loop.run import refuse_false_claims
 from mlperf_fast.submission.check import check_file, passes
-from mlperf_fast.workloads.minigo import records, sgf, workload
+from mlperf_fast.workloads.minigo import model, records, sgf, workload
 from mlperf_fast.workloads.minigo.presets import PRESETS
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -206,6 +206,10 @@ def test_prepare_makes_a_start_and_a_target_and_a_run_goes_on_from_there(tmp_pat
     assert cli.main(["run", "minigo", "--preset", "demo_checkpoint", "--out", str(out), "--set", "target=1.5"]) == 1
     log = log_records(out / "result_0.txt")
     assert [r["metadata"]["epoch_num"] for r in log if r["key"] == "epoch_start"] == [3, 4]
+    (trained,) = [r["value"] for r in log if r["key"] == "train_samples"]
+    start = model.load(data / "start.pt")[1]["step"] * cfg.batch_size
+    whole = model.load(out / "models/000004.pt")[1]["step"] * cfg.batch_size
+    assert trained == whole - start == summary_of(out)["samples"], "the start's own don't count"
     assert [r["metadata"]["epoch_num"] for r in log if r["key"] == "eval_accuracy"] == [1, 2]
     assert sorted(path.name for path in (out / "models").iterdir()) == ["000002.pt", "000003.pt", "000004.pt"]
     assert passes(check_file(out / "result_0.txt"))

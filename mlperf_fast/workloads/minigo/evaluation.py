@@ -16,7 +16,7 @@ from mlperf_fast.workloads.minigo.board import BLACK, new_games
 from mlperf_fast.workloads.minigo.gtp_client import Engine
 from mlperf_fast.workloads.minigo.inference import Inference
 from mlperf_fast.workloads.minigo.judge import by_network, by_playouts
-from mlperf_fast.workloads.minigo.match import Reader, Result, Side, Tally, play_match, tally
+from mlperf_fast.workloads.minigo.match import RESIGN, Reader, Result, Side, Tally, play_match, tally
 from mlperf_fast.workloads.minigo.model import DualNet
 from mlperf_fast.workloads.minigo.presets import MinigoConfig
 
@@ -74,9 +74,7 @@ class Engines:
         self.asked.fill_(-1)
         for row in which.nonzero()[:, 0].tolist():
             move = self.engines[row].genmove(self.turn[row])
-            if move is None:
-                raise UserError(f"{self.name} resigned; expected a program that plays to the end of its games")
-            self.asked[row] = move
+            self.asked[row] = RESIGN if move is None else move
         return self.asked.clone(), torch.full((len(which),), math.nan)
 
     def play(self, moves: Tensor) -> None:

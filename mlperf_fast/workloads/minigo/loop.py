@@ -56,6 +56,7 @@ class Run:
     clock: Clock
     window: Window
     start: int = 0  # the network that self-play begins with
+    start_step: int = 0  # how many steps that one was trained
     run_start: int = 0  # when the clock started, ms since 1970
     exported: dict[int, int] = field(default_factory=dict)  # network -> when, ms since 1970
 
@@ -76,7 +77,7 @@ def train(
         run.run_start = now()
         log.start("run_start", time_ms=run.run_start)
     init_seconds = time.perf_counter() - began
-    run.clock = Clock()
+    run.clock, first = Clock(), step.count
     try:
         learn(run, run.start + cfg.max_epochs, watched)
         curve = [] if watched else judge(run)
@@ -91,15 +92,15 @@ def train(
     metric = next(iter(bench.target))
     reached = bool(curve) and curve[-1][1] >= cfg.target
     stopped = run.exported[run.start + int(curve[-1][0])] if reached else now()
-    samples = step.count * cfg.batch_size
-    log.event("train_samples", samples)
+    steps = step.count - run.start_step
+    log.event("train_samples", steps * cfg.batch_size)
     log.end("run_stop", metadata={"status": "success" if reached else "aborted"}, time_ms=stopped)
     return Outcome(
         benchmark=w.name, preset=preset, metric=metric, target=cfg.target, higher_is_better=bench.higher_is_better,
-        reached=reached, quality=curve[-1][1] if curve else math.nan, steps=step.count, samples=samples,
+        reached=reached, quality=curve[-1][1] if curve else math.nan, steps=steps, samples=steps * cfg.batch_size,
         run_seconds=(stopped - run.run_start) / 1000, init_seconds=init_seconds,
         data_wait_share=run.clock.data_wait_share,
-        samples_per_second=samples / max(run.clock.training - run.clock.waiting, 1e-9),
+        samples_per_second=(step.count - first) * cfg.batch_size / max(run.clock.training - run.clock.waiting, 1e-9),
         backends=choices(ranks.device.type), step_mode=step.mode, result=str(getattr(log, "path", "")), seed=seed,
         curve=curve,
     )  # fmt: skip
@@ -114,6 +115,7 @@ def begin(w: Workload, cfg: MinigoConfig, ranks: Ranks, log: Any, folder: Path, 
     terminal = Terminal(ranks.is_first, cfg.max_epochs)
     run = Run(cfg, ranks, net, step, folder, seed, log, terminal, Clock(), Window(cfg, ranks))
     run.start = evaluation.load_start(cfg, step) if cfg.data.path else 0
+    run.start_step = step.count
     if resume:
         checkpoint.load(folder / "checkpoints", step, ranks)
         notes = checkpoint.latest(folder / "checkpoints")
@@ -149,7 +151,7 @@ def learn(run: Run, last: int, watched: Watched | None = None) -> None:
             play.publish(run.net.eval(), number)
             if not watched:
                 save_state(run)
-            if watched and not trained:
+            elif not trained:
                 return
 
 

@@ -3,7 +3,7 @@
     first = Reader(cfg, judge, readouts=100, games=256, seed=1)
     results = play_match(cfg, first, second)      # the first half of the games with `first` as Black
 
-Nobody resigns, there is no noise, the most visited move is played, and trees are kept from move to move.
+Our side never resigns, there is no noise, the most visited move is played, and trees are kept from move to move.
 """
 
 import math
@@ -22,6 +22,8 @@ from mlperf_fast.workloads.minigo.search import Search
 from mlperf_fast.workloads.minigo.selfplay import first_settled_move, search_options
 from mlperf_fast.workloads.minigo.sgf import Record, write
 
+RESIGN = -2  # in place of a move
+
 
 class Side(Protocol):
     """A player of as many games as the match has."""
@@ -29,8 +31,8 @@ class Side(Protocol):
     name: str
 
     def choose(self, which: Tensor) -> tuple[Tensor, Tensor]:
-        """A move for each game of `which`, bool [n], int32 [n]; and what it thinks of the game, float32 [n], Black's
-        value, NaN where it doesn't tell."""
+        """A move or RESIGN for each game of `which`, bool [n], int32 [n]; and what it thinks of the game, float32 [n],
+        Black's value, NaN where it doesn't tell."""
         ...
 
     def play(self, moves: Tensor) -> None:
@@ -69,9 +71,10 @@ class Result:
 
     black: str
     white: str
-    score: float  # Black's, komi taken off
+    score: float  # Black's, komi taken off; of a game that was given up 1 or -1, the winner's
     moves: list[int] = field(default_factory=list)
     values: list[float] = field(default_factory=list)  # before each move, of who chose it, Black's; NaN: unknown
+    resigned: bool = False
 
     @property
     def winner(self) -> int:
@@ -95,7 +98,10 @@ def play_match(cfg: MinigoConfig, first: Side, second: Side, games: int) -> list
             if which.any():
                 chosen, thought = side.choose(which)
                 moves, values = torch.where(which, chosen, moves), torch.where(which, thought, values)
-        moves = torch.where(settled, pass_move, moves)
+        for row in (alive & (moves == RESIGN)).nonzero()[:, 0].tolist():
+            results[row].score, results[row].resigned = -float(facts.to_move[row]), True
+            alive[row] = False
+        moves = torch.where(settled, pass_move, torch.where(alive, moves, -1))
         verdicts = board.play(moves)
         for row in (alive & (verdicts != LEGAL)).nonzero()[:, 0].tolist():
             name = (first if turn[row] else second).name
@@ -107,7 +113,8 @@ def play_match(cfg: MinigoConfig, first: Side, second: Side, games: int) -> list
             results[row].values.append(float(values[row]))
         alive &= board.facts().passes < 2
     for result, score in zip(results, board.scores(cfg.komi).tolist(), strict=True):
-        result.score = score
+        if not result.resigned:
+            result.score = score
     return results
 
 
@@ -154,7 +161,7 @@ def sgf(cfg: MinigoConfig, result: Result) -> str:
     return write(
         Record(
             size=cfg.size, komi=cfg.komi, moves=list(zip(colours, result.moves, strict=True)),
-            result=f"{letter}+{abs(result.score):g}" if result.score else "0",
+            result=f"{letter}+{'R' if result.resigned else f'{abs(result.score):g}'}" if result.score else "0",
             info={"PB": result.black, "PW": result.white, "RU": "Chinese"}, comments=thought,
         )
     )  # fmt: skip
