@@ -2,7 +2,7 @@
 
 import datetime
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -64,6 +64,43 @@ def apart(ranks: Ranks) -> Ranks:
     It is gloo's on a GPU too: kernels of two NCCL groups can wait for each other for ever.
     """
     return replace(ranks, group=torch_dist.new_group(backend="gloo")) if ranks.world > 1 else ranks
+
+
+def first_ones(ranks: Ranks, count: int) -> Ranks:
+    """The first `count` processes in a group of their own, for those who are among them. Collective, over all."""
+    if count == ranks.world:
+        return ranks
+    return replace(ranks, world=count, group=torch_dist.new_group(list(range(count))))
+
+
+class Announcement:
+    """What rank 0 says once, and `listeners` hear whenever they ask, without waiting. Made by all together."""
+
+    def __init__(self, ranks: Ranks, listeners: Sequence[int]) -> None:
+        # gloo's on a GPU too, where a kernel that waits would hold the device; a whole run may lie before the word.
+        group = torch_dist.new_group([0, *listeners], backend="gloo", timeout=datetime.timedelta(days=365))
+        self._group, self._word = group, torch.zeros(1)
+        self._pending = self._broadcast() if ranks.rank in listeners else None
+
+    def _broadcast(self) -> torch_dist.Work:
+        pending = torch_dist.broadcast(self._word, src=0, group=self._group, async_op=True)
+        assert pending is not None
+        return pending
+
+    def make(self) -> None:
+        """Says it; on rank 0."""
+        self._broadcast().wait()
+
+    def came(self) -> bool:
+        """Whether it was said; on the listeners. UserError where rank 0 is gone."""
+        assert self._pending is not None
+        if not self._pending.is_completed():
+            return False
+        try:
+            self._pending.wait()
+        except RuntimeError as error:
+            raise UserError("rank 0 of this run ended early; what it printed says why") from error
+        return True
 
 
 def stop() -> None:

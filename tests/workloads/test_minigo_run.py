@@ -1,6 +1,8 @@
 """Minigo end to end, as a user runs it: a run, a kill, processes that play, several ranks, prepare, what is refused."""
 
 import json
+import os
+import socket
 import subprocess
 import sys
 import time
@@ -189,6 +191,63 @@ def test_two_ranks_play_and_train_one_network(tmp_path):
     assert all(rate * 7 == pytest.approx(round(rate * 7)) for rate in rates), "of all ranks' games together"
 
 
+def test_one_rank_trains_on_what_another_plays(tmp_path):
+    """Killed after its first network and resumed; both ranks play the matches."""
+    out = tmp_path / "run"
+    settings = small_minigo.settings("target=1.5", "max_epochs=3", "play.ranks=1", "match.games=7")
+    program = tmp_path / "dies.py"
+    program.write_text(f"""
+import os, sys
+from mlperf_fast import cli
+from mlperf_fast.workloads.minigo import loop
+save = loop.save_network
+def save_and_die(run, number):
+    save(run, number)
+    if number == 1:
+        os._exit(9)
+loop.save_network = save_and_die
+sys.exit(cli.main(["run", "minigo", "--out", {str(out)!r}, *{settings!r}]))
+""")
+    assert subprocess.run([*TORCHRUN, str(program)], capture_output=True, check=False).returncode != 0
+    assert records.count(out / "games" / "0") >= 6
+    answer = subprocess.run(
+        [*TORCHRUN, "-m", "mlperf_fast", "run", "minigo", "--resume", str(out)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert "did not reach the target" in answer.stdout, answer.stderr
+    assert passes(check_file(out / "result_0.txt"))
+    seats = {path.name.rsplit("-", 1)[0] for path in (out / "games").rglob("*.npz")}
+    assert seats == {"1-0-000", "1-0-001"}, "the second rank played, before the kill and after it"
+    assert len(summary_of(out)["curve"]) == 3
+    assert all(rate * 7 == pytest.approx(round(rate * 7)) for _, rate in summary_of(out)["curve"])
+
+
+def test_a_rank_that_plays_ends_with_the_first_one(tmp_path):
+    """Without a launcher that would end it."""
+    out = tmp_path / "run"
+    settings = small_minigo.settings("play.ranks=1", "games=100000")
+    command = [sys.executable, "-m", "mlperf_fast", "run", "minigo", "--out", str(out), *settings]
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    place = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    trains, plays = (
+        subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            env=os.environ | place | {"RANK": rank, "LOCAL_RANK": rank},
+        )
+        for rank in ("0", "1")
+    )  # fmt: skip
+    deadline = time.monotonic() + 60
+    while not list(out.glob("games/0/*.npz")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    trains.kill()
+    trains.communicate()
+    _, error = plays.communicate(timeout=60)
+    assert plays.returncode == 2
+    assert "rank 0 of this run ended early" in error
+
+
 def test_prepare_makes_a_start_and_a_target_and_a_run_goes_on_from_there(tmp_path, capsys, monkeypatch):
     data = tmp_path / "data"
     cfg = config(*small_minigo.settings(f"data.path={data}"), preset="demo_checkpoint")
@@ -236,6 +295,8 @@ def test_prepare_makes_a_start_and_a_target_and_a_run_goes_on_from_there(tmp_pat
         (("match.opponent=checkpoint",), "data.path names no folder"),
         (("data.path=/nowhere",), "holds no start and target"),
         (("batch_size=9999",), "don't fill a batch of 9999"),
+        (("play.ranks=1",), "play.ranks is 1: so many processes only play, and one at least must train"),
+        (("play.ranks=-1",), "play.workers, play.cache_mb and model.blocks are counts"),
     ],
 )
 def test_what_makes_no_run_is_refused(tmp_path, capsys, sets, said):

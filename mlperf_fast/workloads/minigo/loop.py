@@ -23,7 +23,7 @@ from mlperf_fast import suite
 from mlperf_fast.errors import UserError
 from mlperf_fast.loop import checkpoint
 from mlperf_fast.loop.clock import Clock
-from mlperf_fast.loop.dist import Ranks, barrier, broadcast_object, sum_over_ranks
+from mlperf_fast.loop.dist import Announcement, Ranks, barrier, broadcast_object, first_ones, sum_over_ranks
 from mlperf_fast.loop.step import TrainStep
 from mlperf_fast.loop.terminal import Outcome, Terminal
 from mlperf_fast.loop.train import log_initialisation, tell_mode
@@ -36,27 +36,34 @@ from mlperf_fast.workloads.minigo import evaluation, model, records
 from mlperf_fast.workloads.minigo.match import Result, sgf
 from mlperf_fast.workloads.minigo.presets import MinigoConfig
 from mlperf_fast.workloads.minigo.window import Window, choose, read_generation
-from mlperf_fast.workloads.minigo.workers import Beside, InTurn, model_path, players
+from mlperf_fast.workloads.minigo.workers import Players, model_path, only_plays, play_along, players
 
 KEPT_GAMES = 8  # of the last match, as SGF
 
 
 @dataclass
 class Run:
-    """What an iteration works with."""
+    """What the matches of a run need to know of it."""
 
     cfg: MinigoConfig
     ranks: Ranks
-    net: model.DualNet
-    step: TrainStep
     folder: Path
     seed: int
     log: Any
     terminal: Terminal
     clock: Clock
+    start: int  # the network that self-play begins with
+
+
+@dataclass
+class Training(Run):
+    """What an iteration works with."""
+
+    team: Ranks  # those that train, of all
+    net: model.DualNet
+    step: TrainStep
     window: Window
-    start: int = 0  # the network that self-play begins with
-    start_step: int = 0  # how many steps that one was trained
+    start_step: int  # how many steps the start was trained
     run_start: int = 0  # when the clock started, ms since 1970
     exported: dict[int, int] = field(default_factory=dict)  # network -> when, ms since 1970
 
@@ -67,12 +74,21 @@ def train(
 ) -> Outcome:  # fmt: skip
     """As loop.train.train: trains, evaluates, returns the outcome, the same on every rank."""
     began = time.perf_counter()
+    if cfg.play.ranks >= ranks.world:
+        raise UserError(
+            f"play.ranks is {cfg.play.ranks}: so many processes only play, and one at least must train; expected fewer "
+            f"than the {ranks.world} of this run"
+        )
+    team = first_ones(ranks, ranks.world - cfg.play.ranks)
+    over = Announcement(ranks, range(team.world, ranks.world)) if cfg.play.ranks else None
+    if over and only_plays(cfg, ranks):
+        return only_play(cfg, ranks, log, folder, seed, over)
     if not resume:
         log.start("init_start")
-    run = begin(w, cfg, ranks, log, folder, seed, resume)
+    run = begin(w, cfg, ranks, team, log, folder, seed, resume)
     step, terminal = run.step, run.terminal
     if not resume:
-        log_initialisation(w, cfg, ranks, w.progress(cfg), log)
+        log_initialisation(w, cfg, team, w.progress(cfg), log)
         log.end("init_stop")
         run.run_start = now()
         log.start("run_start", time_ms=run.run_start)
@@ -80,6 +96,8 @@ def train(
     run.clock, first = Clock(), step.count
     try:
         learn(run, run.start + cfg.max_epochs, watched)
+        if over and ranks.is_first:
+            over.make()
         curve = [] if watched else judge(run)
     except BaseException:
         with suppress(UserError):  # when the log itself is what failed
@@ -95,7 +113,7 @@ def train(
     steps = step.count - run.start_step
     log.event("train_samples", steps * cfg.batch_size)
     log.end("run_stop", metadata={"status": "success" if reached else "aborted"}, time_ms=stopped)
-    return Outcome(
+    outcome = Outcome(
         benchmark=w.name, preset=preset, metric=metric, target=cfg.target, higher_is_better=bench.higher_is_better,
         reached=reached, quality=curve[-1][1] if curve else math.nan, steps=steps, samples=steps * cfg.batch_size,
         run_seconds=(stopped - run.run_start) / 1000, init_seconds=init_seconds,
@@ -104,26 +122,37 @@ def train(
         backends=choices(ranks.device.type), step_mode=step.mode, result=str(getattr(log, "path", "")), seed=seed,
         curve=curve,
     )  # fmt: skip
+    return broadcast_object(ranks, outcome)
 
 
-def begin(w: Workload, cfg: MinigoConfig, ranks: Ranks, log: Any, folder: Path, seed: int, resume: bool) -> Run:
+def only_play(cfg: MinigoConfig, ranks: Ranks, log: Any, folder: Path, seed: int, over: Announcement) -> Outcome:
+    """The part of a rank that doesn't train: games until the last network is there, then its share of the matches."""
+    start = broadcast_object(ranks, None)
+    play_along(cfg, ranks, folder, seed, over)
+    judge(Run(cfg, ranks, folder, seed, log, Terminal(False, cfg.max_epochs), Clock(), start))
+    return broadcast_object(ranks, None)
+
+
+def begin(
+    w: Workload, cfg: MinigoConfig, ranks: Ranks, team: Ranks, log: Any, folder: Path, seed: int, resume: bool
+) -> Training:
     """What comes before the clock: the step, warmed up, at the start's state or where `folder` stopped."""
     torch.manual_seed(seed)
-    net: model.DualNet = w.model(cfg, ranks, seed)  # type: ignore[assignment]
-    step = TrainStep(w.loss, net, w.optimizer(cfg, net), ranks, cfg.precision, cfg.cuda_graph)
-    step.warm_up(w.synthetic(cfg, ranks))
+    net: model.DualNet = w.model(cfg, team, seed)  # type: ignore[assignment]
+    step = TrainStep(w.loss, net, w.optimizer(cfg, net), team, cfg.precision, cfg.cuda_graph)
+    step.warm_up(w.synthetic(cfg, team))
+    start = evaluation.load_start(cfg, step) if cfg.data.path else 0
     terminal = Terminal(ranks.is_first, cfg.max_epochs)
-    run = Run(cfg, ranks, net, step, folder, seed, log, terminal, Clock(), Window(cfg, ranks))
-    run.start = evaluation.load_start(cfg, step) if cfg.data.path else 0
-    run.start_step = step.count
+    run = Training(cfg, ranks, folder, seed, log, terminal, Clock(), start, team, net, step, Window(cfg, team),
+                   start_step=step.count)  # fmt: skip
     if resume:
-        checkpoint.load(folder / "checkpoints", step, ranks)
+        checkpoint.load(folder / "checkpoints", step, team)
         notes = checkpoint.latest(folder / "checkpoints")
         run.exported = {int(number): when for number, when in notes["exported"].items()}
         run.run_start = notes["run_start"]
     elif ranks.is_first:
-        save_network(run, run.start)
-    barrier(ranks)
+        save_network(run, start)
+    broadcast_object(ranks, start)
     return run
 
 
@@ -132,7 +161,7 @@ def now() -> int:
     return int(time.time() * 1000)
 
 
-def learn(run: Run, last: int, watched: Watched | None = None) -> None:
+def learn(run: Training, last: int, watched: Watched | None = None) -> None:
     """Iterations up to the one that makes network `last`; those that a resumed run has are left out."""
     cfg, done = run.cfg, max([run.start, *run.exported])
     if done >= last:
@@ -155,14 +184,14 @@ def learn(run: Run, last: int, watched: Watched | None = None) -> None:
                 return
 
 
-def save_state(run: Run) -> None:
+def save_state(run: Training) -> None:
     run.log.sync()
     notes = {"log_offset": run.log.offset, "curve": [], "seed": run.seed, "run_start": run.run_start,
              "exported": run.exported}  # fmt: skip
-    checkpoint.save(run.folder / "checkpoints", run.step, run.ranks, notes)
+    checkpoint.save(run.folder / "checkpoints", run.step, run.team, notes)
 
 
-def fill_window(run: Run, done: int) -> None:
+def fill_window(run: Training, done: int) -> None:
     """The generations of the start and those that networks up to `done` were trained on, the newest of them."""
     first = run.start
     if run.cfg.data.path:
@@ -173,13 +202,13 @@ def fill_window(run: Run, done: int) -> None:
         run.window.add(own_share(run, run.folder / "games" / str(number))[0])
 
 
-def own_share(run: Run, folder: Path) -> Any:
+def own_share(run: Training, folder: Path) -> Any:
     """(examples, games) of the generation in `folder`, this process' share of them."""
-    chosen = broadcast_object(run.ranks, choose(folder, run.cfg.games, run.seed) if run.ranks.is_first else None)
-    return read_generation(folder, chosen[run.ranks.rank :: run.ranks.world], run.cfg.size)
+    chosen = broadcast_object(run.team, choose(folder, run.cfg.games, run.seed) if run.team.is_first else None)
+    return read_generation(folder, chosen[run.team.rank :: run.team.world], run.cfg.size)
 
 
-def finished(run: Run, play: InTurn | Beside, number: int) -> Sequence[records.Record]:
+def finished(run: Training, play: Players, number: int) -> Sequence[records.Record]:
     """Waits until network `number` has finished its games, and takes them into the window; this process' share."""
     folder, wanted = run.folder / "games" / str(number), run.cfg.games
     with named("self-play"):
@@ -189,10 +218,10 @@ def finished(run: Run, play: InTurn | Beside, number: int) -> Sequence[records.R
                 play.work()
             except UserError as error:
                 fault = error
-            failed = sum_over_ranks(run.ranks, torch.tensor(float(fault is not None), device=run.ranks.device))
+            failed = sum_over_ranks(run.team, torch.tensor(float(fault is not None), device=run.team.device))
             if failed:
                 raise fault or UserError("another process of this run failed; its message stands above")
-            count = broadcast_object(run.ranks, records.count(folder) if run.ranks.is_first else None)
+            count = broadcast_object(run.team, records.count(folder) if run.team.is_first else None)
             run.terminal.note(f"network {number}: {min(count, wanted)} of {wanted} games")
             if count >= wanted:
                 break
@@ -201,7 +230,7 @@ def finished(run: Run, play: InTurn | Beside, number: int) -> Sequence[records.R
     return games
 
 
-def iterate(run: Run, number: int, games: Sequence[records.Record], watched: Watched | None) -> bool:
+def iterate(run: Training, number: int, games: Sequence[records.Record], watched: Watched | None) -> bool:
     """Trains and exports network `number`; whether all of its steps were made."""
     cfg, step = run.cfg, run.step
     began, first = time.perf_counter(), step.count
@@ -225,9 +254,9 @@ def iterate(run: Run, number: int, games: Sequence[records.Record], watched: Wat
         raise UserError(
             f"the loss became {loss} in iteration {number}: lower the learning rates, and look at the games"
         )
-    if run.ranks.is_first:
+    if run.team.is_first:
         save_network(run, number)
-    barrier(run.ranks)
+    barrier(run.team)
     run.exported[number] = now()
     run.log.event("save_model", metadata={"iteration": number})
     run.log.end("epoch_stop", metadata={"epoch_num": number})
@@ -258,7 +287,7 @@ def health_of(games: Sequence[records.Record]) -> dict[str, float]:
     }
 
 
-def save_network(run: Run, number: int) -> None:
+def save_network(run: Training, number: int) -> None:
     path = model_path(run.folder, number)
     path.parent.mkdir(parents=True, exist_ok=True)
     model.save(run.net, path, number=number, step=run.step.count, komi=run.cfg.komi,

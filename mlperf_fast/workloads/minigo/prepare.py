@@ -35,7 +35,7 @@ RECIPE = (
     "data.start_iterations", "data.target_iterations",
 )  # fmt: skip
 # Of these only the speed depends, or who plays where.
-SPEED = ("play.workers", "play.games", "play.cache_mb", "play.precision")
+SPEED = ("play.ranks", "play.workers", "play.games", "play.cache_mb", "play.precision")
 
 
 def recipe(cfg: MinigoConfig) -> dict[str, Any]:
@@ -53,7 +53,7 @@ def prepare(w: Workload, cfg: MinigoConfig, out: Path | None, say: Callable[[str
         return
     say(f"playing and training the start ({cfg.data.start_iterations} iterations) and the target "
         f"({cfg.data.target_iterations}) into {target}")  # fmt: skip
-    alone = replace(cfg, data=Data(), match=replace(cfg.match, opponent="playouts"))
+    alone = replace(cfg, data=Data(), match=replace(cfg.match, opponent="playouts"), play=replace(cfg.play, ranks=0))
     target.mkdir(parents=True, exist_ok=True)
     begun = target / "making" / "recipe.json"
     if begun.exists() and json.loads(begun.read_text()) != recipe(cfg):
@@ -79,13 +79,14 @@ def prepare(w: Workload, cfg: MinigoConfig, out: Path | None, say: Callable[[str
     say(f"{target}: start and target are there")
 
 
-def trained(w: Workload, cfg: MinigoConfig, folder: Path, seed: int, iterations: int) -> loop.Run:
+def trained(w: Workload, cfg: MinigoConfig, folder: Path, seed: int, iterations: int) -> loop.Training:
     """A run of so many iterations without log and match, gone on with where it was broken off."""
     device = torch.device("cuda" if cfg.device != "cpu" and torch.cuda.is_available() else "cpu")
     folder.mkdir(parents=True, exist_ok=True)
     cfg = replace(cfg, max_epochs=iterations)
     resume = (folder / "checkpoints" / "latest.json").exists()
-    run = loop.begin(w, cfg, Ranks(0, 1, device), NullLog(), folder, seed, resume)
+    alone = Ranks(0, 1, device)
+    run = loop.begin(w, cfg, alone, alone, NullLog(), folder, seed, resume)
     try:
         loop.learn(run, iterations)
     finally:

@@ -29,6 +29,7 @@ class Play:
     """Self-play. A move is read `fast_readouts` times with probability `fast_share`, else `readouts` times; only the
     latter make examples."""
 
+    ranks: int = 0  # the last so many processes of a run play and don't train, the others don't play; 0: all do both
     workers: int = 0  # processes that play while this one trains, of each rank; 0: it plays itself, in turn
     games: int = 64  # in flight, of each worker
     readouts: int = 800

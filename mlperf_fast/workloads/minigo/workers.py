@@ -8,17 +8,18 @@ Networks go to them by models/000018.pt, games come back by games/18/: both appe
 any moment loses the games in flight alone.
 """
 
+import math
 import multiprocessing
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 
 from mlperf_fast.errors import UserError
-from mlperf_fast.loop.dist import Ranks, broadcast_object
+from mlperf_fast.loop.dist import Announcement, Ranks, broadcast_object
 from mlperf_fast.workloads.minigo import model, records
 from mlperf_fast.workloads.minigo.inference import Inference
 from mlperf_fast.workloads.minigo.model import DualNet
@@ -75,7 +76,6 @@ class InTurn:
     """This process plays, a round at a time: what is played depends on the seed alone."""
 
     def __init__(self, seat: Seat) -> None:
-        self._seat = seat
         self.publish = seat.publish
         self.work = seat.round
 
@@ -112,9 +112,47 @@ class Beside:
             process.join()
 
 
+class Elsewhere:
+    """Other ranks play, and what ends them ends this run too: that is the launcher's part."""
+
+    def publish(self, net: DualNet, number: int) -> None:
+        """They find the file."""
+
+    def work(self) -> None:
+        time.sleep(WAIT_SECONDS)
+
+
+Players = InTurn | Beside | Elsewhere
+
+
+def follow(
+    play: InTurn, cfg: MinigoConfig, folder: Path, device: torch.device | str, goes_on: Callable[[], bool]
+) -> None:
+    """Plays with the newest network of the run, whenever it appears, as long as `goes_on()`."""
+    looked, number = -math.inf, None
+    while goes_on():
+        if time.monotonic() - looked >= POLL_SECONDS:
+            looked, newest = time.monotonic(), newest_model(folder)
+            if newest != number and newest is not None:
+                play.publish(model.load(model_path(folder, newest), cfg.size, device)[0], newest)
+                number = newest
+        if number is None:
+            time.sleep(WAIT_SECONDS)
+        else:
+            play.work()
+
+
+def only_plays(cfg: MinigoConfig, ranks: Ranks) -> bool:
+    return ranks.rank >= ranks.world - cfg.play.ranks
+
+
 @contextmanager
-def players(cfg: MinigoConfig, ranks: Ranks, folder: Path, seed: int) -> "Iterator[InTurn | Beside]":
+def players(cfg: MinigoConfig, ranks: Ranks, folder: Path, seed: int) -> Iterator[Players]:
+    """For all ranks together."""
     start = broadcast_object(ranks, count_start(folder) if ranks.is_first else None)
+    if cfg.play.ranks and not only_plays(cfg, ranks):
+        yield Elsewhere()
+        return
     if cfg.play.workers == 0:
         yield InTurn(Seat(cfg, folder, ranks.rank, 0, seed, start))
         return
@@ -123,6 +161,16 @@ def players(cfg: MinigoConfig, ranks: Ranks, folder: Path, seed: int) -> "Iterat
         yield beside
     finally:
         beside.close()
+
+
+def play_along(cfg: MinigoConfig, ranks: Ranks, folder: Path, seed: int, over: Announcement) -> None:
+    """What a rank that only plays does until rank 0 says that it is over."""
+    with players(cfg, ranks, folder, seed) as play:
+        if isinstance(play, InTurn):
+            follow(play, cfg, folder, ranks.device, lambda: not over.came())
+        else:
+            while not over.came():
+                play.work()
 
 
 def count_start(folder: Path) -> int:
@@ -142,19 +190,9 @@ def play_on(cfg: MinigoConfig, folder: Path, rank: int, device: str, worker: int
     torch.set_num_threads(1 if device == "cpu" else max(1, (os.cpu_count() or 1) // (2 * cfg.play.workers)))
     if device != "cpu":
         torch.cuda.set_device(device)
-    seat = Seat(cfg, folder, rank, worker, seed, start)
-    looked = 0.0
+    play = InTurn(Seat(cfg, folder, rank, worker, seed, start))
     try:
-        while os.getppid() == parent:
-            if time.monotonic() - looked >= POLL_SECONDS:
-                looked = time.monotonic()
-                newest = newest_model(folder)
-                if newest is not None and newest != seat.number:
-                    seat.publish(model.load(model_path(folder, newest), cfg.size, device)[0], newest)
-            if seat.play is None:
-                time.sleep(WAIT_SECONDS)
-            else:
-                seat.round()
+        follow(play, cfg, folder, device, lambda: os.getppid() == parent)
     except UserError as error:
         print(f"self-play process {worker}: {error}", flush=True)
         raise SystemExit(2) from None

@@ -56,8 +56,8 @@ def require_sizes(cfg: MinigoConfig) -> None:
         raise UserError(f"filter_amount is {cfg.filter_amount}, expected a share of more than 0, at most 1")
     if not 0 <= cfg.play.fast_share < 1:
         raise UserError(f"play.fast_share is {cfg.play.fast_share}, expected a share of 0 or more, below 1")
-    if cfg.play.workers < 0 or cfg.play.cache_mb < 0 or cfg.model.blocks < 0:
-        raise UserError("play.workers, play.cache_mb and model.blocks are counts: expected 0 or more")
+    if min(cfg.play.ranks, cfg.play.workers, cfg.play.cache_mb, cfg.model.blocks) < 0:
+        raise UserError("play.ranks, play.workers, play.cache_mb and model.blocks are counts: expected 0 or more")
     if cfg.play.resign and not (len(cfg.play.resign) == 2 and 0 < cfg.play.resign[0] <= cfg.play.resign[1] <= 1):
         raise UserError(
             f"play.resign is {list(cfg.play.resign)}, expected two numbers up to 1, the least first, or none"
