@@ -3,7 +3,7 @@
 from argparse import Namespace
 from collections.abc import Iterator
 
-from . import bench_go, bench_minigo
+from . import bench_conv3x3, bench_go, bench_minigo
 from .demands import Demand
 from .measure import Row
 
@@ -17,10 +17,14 @@ def demands(row: Row) -> Iterator[Demand]:
     elif row.op == "network":
         yield Demand(row, ("eager",), 1.5)
         yield Demand(row, ("torch compile",))
+    elif row.op == "conv3x3":
+        yield Demand(row, ("eager",))
+        yield Demand(row, ("torch compile",))
     elif row.op == "readouts":
         yield Demand(row, ("open_spiel",), 5)
 
 
 def measure(chosen: Namespace) -> Iterator[Row]:
     yield from bench_go.measure(chosen)
+    yield from bench_conv3x3.measure(chosen)
     yield from bench_minigo.measure(chosen)

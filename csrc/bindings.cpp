@@ -10,6 +10,7 @@
 #include "attention.h"
 #include "batch_norm.h"
 #include "bias_gelu.h"
+#include "conv3x3.h"
 #include "crc32c.h"
 #include "criteo.h"
 #include "dot_interaction.h"
@@ -76,6 +77,7 @@ PYBIND11_MODULE(MODULE_NAME, m) {
     m.def("batch_norm_dx", &batch_norm_dx, Unlocked());
     m.def("bias_gelu_fwd", &bias_gelu_fwd, Unlocked());
     m.def("bias_gelu_bwd", &bias_gelu_bwd, Unlocked());
+    m.def("conv3x3", &conv3x3, Unlocked());
     m.def("layer_norm_fwd", &layer_norm_fwd, Unlocked());
     m.def("layer_norm_bwd", &layer_norm_bwd, Unlocked());
     m.def("mlp_bias_fwd", &mlp_bias_fwd, Unlocked());

@@ -4,6 +4,7 @@ from mlperf_fast.ops.adam import adam_
 from mlperf_fast.ops.attention import attention
 from mlperf_fast.ops.batch_norm import batch_norm
 from mlperf_fast.ops.bias_gelu import bias_gelu
+from mlperf_fast.ops.conv3x3 import conv3x3
 from mlperf_fast.ops.dot_interaction import dot_interaction
 from mlperf_fast.ops.dropout import dropout_state
 from mlperf_fast.ops.ema import ema_
@@ -29,6 +30,7 @@ __all__ = [
     "attention",
     "batch_norm",
     "bias_gelu",
+    "conv3x3",
     "dot_interaction",
     "dropout_state",
     "ema_",

@@ -7,7 +7,8 @@
     judge.load(other)                      # new weights into the same memory
 
 On a GPU the network runs as CUDA graphs of a few batch sizes, into which a batch is padded, and planes travel as bytes.
-Work, of a position at 19 lines with width 64 and 6 blocks: 0.325 GFLOP, all but 1 % in the 3x3 convolutions.
+Work, of a position at 19 lines with width 64 and 6 blocks: 0.325 GFLOP, all but 1 % in the 3x3 convolutions, of which
+ops/conv3x3.py needs half on a CPU.
 """
 
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 
 from mlperf_fast.loop.graph import CudaGraphs
 from mlperf_fast.nn.norm import BatchNorm
+from mlperf_fast.ops.conv3x3 import conv3x3
 from mlperf_fast.workloads.minigo.board import PLANES
 from mlperf_fast.workloads.minigo.model import DualNet, tower
 
@@ -72,11 +74,10 @@ def forward(net: Folded, planes: Tensor) -> Answer:
     """planes [b, 13, N, N] uint8 -> probabilities [b, N N + 1] and values [b], float32."""
     dtype, moves = net.value[0].dtype, planes.shape[-1] ** 2 + 1
     x = planes.to(dtype, memory_format=torch.channels_last)
-    weight, bias = net.convs[0]
-    x = F.conv2d(x, weight, bias, padding=1).relu_()
+    x = conv3x3(x, *net.convs[0], relu=True)
     for i in range(1, len(net.convs) - 1, 2):
-        h = F.conv2d(x, *net.convs[i], padding=1).relu_()
-        x = F.conv2d(h, *net.convs[i + 1], padding=1).add_(x).relu_()
+        h = conv3x3(x, *net.convs[i], relu=True)
+        x = conv3x3(h, *net.convs[i + 1], residual=x, relu=True)
     x = F.conv2d(x, *net.convs[-1]).relu_()
     both = F.linear(x.permute(0, 2, 3, 1).flatten(1), *net.heads)
     policies = both[:, :moves].float().softmax(1)
