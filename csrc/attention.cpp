@@ -21,10 +21,8 @@
 
 namespace {
 
-constexpr int64_t kQueries = 48;  // in a block; whole tiles
-constexpr int64_t kKeys = 128;    // in a block of backward; whole panels
-
-constexpr int64_t kAhead = 12;  // rows, each in another page, that are asked for before they are read
+constexpr int64_t kQueries = 48;  // in a block of forward; whole tiles
+constexpr int64_t kRows = 96;     // queries in a block of backward, and keys: whole tiles and panels
 
 int64_t up_to(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
 
@@ -79,9 +77,18 @@ Rows<E> result_of(E* out, const Shape& shape, const Head& head) {
     return {out + (head.first * shape.H + head.head) * shape.D, shape.H * shape.D};
 }
 
-// In registers: memmove took longer, three times so for rows of an output.
-inline void convert(float* to, const float* from, int64_t n) {
-    for (int64_t i = 0; i < n; i += kLanes) store_some(to + i, load_some(from + i, n - i), n - i);
+// to = factor * from; one of both is float, which a rounding to 16 bits may overwrite.
+template <class To, class From>
+void convert(To* to, From* from, int64_t n, float factor) {
+    if constexpr (sizeof(To) == sizeof(From)) {  // in registers: memmove took up to three times as long
+        for (int64_t i = 0; i < n; i += kLanes) store_some(to + i, factor * load_some(from + i, n - i), n - i);
+    } else if constexpr (sizeof(To) > sizeof(From)) {
+        convert(to, from, n);
+        for (int64_t i = 0; i < n; ++i) to[i] *= factor;
+    } else {
+        for (int64_t i = 0; i < n; ++i) from[i] *= factor;
+        convert(to, from, n);
+    }
 }
 
 // Rows first .. first + count as floats times `factor`, then zeros up to `tall` rows; each padded with zeros to
@@ -91,20 +98,10 @@ void read_rows(float* to, const Rows<const E>& from, int64_t first, int64_t coun
                float factor = 1) {
     const int64_t width = shape.width();
     for (int64_t i = 0; i < count; ++i, to += width) {
-        convert(to, from[first + i], shape.D);
-        if (factor != 1)
-            for (int64_t d = 0; d < shape.D; ++d) to[d] *= factor;
+        convert(to, from[first + i], shape.D, factor);
         std::fill(to + shape.D, to + width, 0.0f);
     }
     std::fill(to, to + (tall - count) * width, 0.0f);
-}
-
-// The first D floats of `from`, times `factor`.
-template <class E>
-void write_row(E* to, float* from, int64_t D, float factor = 1) {
-    if (factor != 1)
-        for (int64_t d = 0; d < D; ++d) from[d] *= factor;
-    convert(to, from, D);
 }
 
 // Panels of the transpose of `count` rows: [panel][width][kPanel], zeros behind the last row; square: [kLanes, width].
@@ -218,7 +215,7 @@ void fwd(const E* qkv, E* out, float* lse, const Shape& shape, const Head& head,
             lse[row] = largest + std::log(sum);
         }
         product<false>({m.scores, m.stride, 1}, tall, {m.values, width, kPanel}, length, width, m.outs, width);
-        for (int64_t i = 0; i < count; ++i) write_row(outs[first + i], m.outs + i * width, shape.D, factor[i]);
+        for (int64_t i = 0; i < count; ++i) convert(outs[first + i], m.outs + i * width, shape.D, factor[i]);
     }
 }
 
@@ -228,16 +225,16 @@ struct Backward {
           douts(memory.take<float>(up_to(longest, kShort) * width)),
           dqueries(memory.take<float>(up_to(longest, kShort) * width)),
           delta(memory.take<float>(longest)),
-          keys(memory.take<float>(kKeys * width)),
-          keys_t(memory.take<float>(kKeys * width)),
-          values_t(memory.take<float>(kKeys * width)),
-          dkeys(memory.take<float>(kKeys * width)),
-          dvalues(memory.take<float>(kKeys * width)),
+          keys(memory.take<float>(kRows * width)),
+          keys_t(memory.take<float>(kRows * width)),
+          values_t(memory.take<float>(kRows * width)),
+          dkeys(memory.take<float>(kRows * width)),
+          dvalues(memory.take<float>(kRows * width)),
           square(memory.take<float>(kLanes * width)),
-          probabilities(memory.take<float>(kQueries * stride)),
-          dscores(memory.take<float>(kQueries * stride)),
-          bits(memory.take<uint16_t>(Dropout::padded(kKeys))) {}
-    static constexpr int64_t stride = kKeys + kLanes;  // as forward
+          probabilities(memory.take<float>(kRows * stride)),
+          dscores(memory.take<float>(kRows * stride)),
+          bits(memory.take<uint16_t>(Dropout::padded(kRows))) {}
+    static constexpr int64_t stride = kRows + kLanes;  // as forward
     float *queries, *douts, *dqueries, *delta, *keys, *keys_t, *values_t, *dkeys, *dvalues, *square;
     float *probabilities, *dscores;
     uint16_t* bits;
@@ -273,16 +270,16 @@ void bwd(const E* qkv, const E* out, const float* lse, const E* dout, E* dqkv, c
         for (int64_t d = 0; d < width; d += kLanes) sum += load(m.square + d) * load(m.douts + i * width + d);
         m.delta[i] = sum_of(sum);
     }
-    for (int64_t key = 0; key < length; key += kKeys) {
-        const int64_t count = std::min(kKeys, length - key), columns = whole_registers(count),
+    for (int64_t key = 0; key < length; key += kRows) {
+        const int64_t count = std::min(kRows, length - key), columns = whole_registers(count),
                       tall = up_to(count, kShort);
         read_rows(m.keys, keys, key, count, count, shape);
         pack_transposed(m.keys_t, keys, key, count, shape, m.square);
         pack_transposed(m.values_t, values, key, count, shape, m.square);
         std::fill(m.dkeys, m.dkeys + tall * width, 0.0f);
         std::fill(m.dvalues, m.dvalues + tall * width, 0.0f);
-        for (int64_t first = 0; first < length; first += kQueries) {
-            const int64_t rows = std::min(kQueries, length - first), tall_rows = up_to(rows, kShort);
+        for (int64_t first = 0; first < length; first += kRows) {
+            const int64_t rows = std::min(kRows, length - first), tall_rows = up_to(rows, kShort);
             const float *queries = m.queries + first * width, *douts = m.douts + first * width;
             product<false>({queries, width, 1}, tall_rows, {m.keys_t, kPanel, width * kPanel}, shape.D, columns,
                            m.probabilities, m.stride);
@@ -300,11 +297,11 @@ void bwd(const E* qkv, const E* out, const float* lse, const E* dout, E* dqkv, c
                           m.dqueries + first * width, width);
         }
         for (int64_t i = 0; i < count; ++i) {
-            write_row(dkeys[key + i], m.dkeys + i * width, shape.D);
-            write_row(dvalues[key + i], m.dvalues + i * width, shape.D);
+            convert(dkeys[key + i], m.dkeys + i * width, shape.D, 1.0f);
+            convert(dvalues[key + i], m.dvalues + i * width, shape.D, 1.0f);
         }
     }
-    for (int64_t i = 0; i < length; ++i) write_row(dqueries[i], m.dqueries + i * width, shape.D, shape.scale);
+    for (int64_t i = 0; i < length; ++i) convert(dqueries[i], m.dqueries + i * width, shape.D, shape.scale);
 }
 
 // The sequences that have tokens, longest first, so that the threads end together.

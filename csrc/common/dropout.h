@@ -22,7 +22,11 @@ class Dropout {
           scale(static_cast<float>(65536.0 / static_cast<double>(65536 - threshold))),
           site_(static_cast<uint32_t>(site)) {
         if (state == nullptr) return;
-        seed_ = static_cast<uint64_t>(state[0]);
+        uint32_t low = static_cast<uint32_t>(state[0]), high = static_cast<uint32_t>(state[0] >> 32);
+        for (Wide* key = keys_; key < keys_ + 2 * kDropoutRounds; key += 2) {
+            key[0] = both(low), key[1] = both(high);
+            low += 0x9E3779B9u, high += 0xBB67AE85u;
+        }
         step_ = static_cast<uint32_t>(state[1]);
     }
 
@@ -33,15 +37,13 @@ class Dropout {
         for (int64_t group = 0; 8 * group < cols; group += kWide) {
             Wide x[4] = {lane + static_cast<uint64_t>(first / 8 + group), both(static_cast<uint32_t>(row)), both(step_),
                          both(site_)};
-            uint32_t low = static_cast<uint32_t>(seed_), high = static_cast<uint32_t>(seed_ >> 32);
 #pragma GCC unroll 7
             for (int round = 0; round < kDropoutRounds; ++round) {
                 // Only the low half of a lane counts; what stands above it is never read.
                 const Wide first = product(x[0], 0xD2511F53u), second = product(x[2], 0xCD9E8D57u);
-                x[0] = (second >> 32) ^ x[1] ^ both(low);
-                x[2] = (first >> 32) ^ x[3] ^ both(high);
+                x[0] = (second >> 32) ^ (x[1] ^ keys_[2 * round]);
+                x[2] = (first >> 32) ^ (x[3] ^ keys_[2 * round + 1]);
                 x[1] = second, x[3] = first;
-                low += 0x9E3779B9u, high += 0xBB67AE85u;
             }
             const Wide front = (x[0] & both(~0u)) | (x[1] << 32), back = (x[2] & both(~0u)) | (x[3] << 32);
             in_turn(bits + 8 * group, front, back, std::make_index_sequence<kWide>());
@@ -86,11 +88,12 @@ class Dropout {
     static void in_turn(uint16_t* to, Wide a, Wide b, std::index_sequence<I...>) {
         constexpr uint64_t kHalf = kWide / 2;
         constexpr Wide kFirst = {(I / 2 + I % 2 * kWide)...}, kSecond = {(kHalf + I / 2 + I % 2 * kWide)...};
-        const Wide pair[2] = {__builtin_shuffle(a, b, kFirst), __builtin_shuffle(a, b, kSecond)};
-        std::memcpy(to, pair, sizeof(pair));
+        const Wide first = __builtin_shuffle(a, b, kFirst), second = __builtin_shuffle(a, b, kSecond);
+        std::memcpy(to, &first, sizeof(first));
+        std::memcpy(to + sizeof(first) / sizeof(*to), &second, sizeof(second));
     }
 
+    Wide keys_[2 * kDropoutRounds];  // of each round; made once, since a row may be short
     const uint32_t site_;
-    uint64_t seed_ = 0;
     uint32_t step_ = 0;
 };
