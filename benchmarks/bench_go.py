@@ -4,10 +4,15 @@ cpp              board.Games.playouts: no own eye is filled, positional superko,
 cpp, any move    each legal move equally likely, the pass too, for at most 2 size² moves: OpenSpiel's rollouts
 open_spiel       pyspiel.MCTSBot with RandomRolloutEvaluator(1), in C++: a rollout a simulation, after a short walk down
                  its tree. It ends a game in which a board comes back, and takes no dead stones off
+Moves in batches, driven from Python as a learner would: the legal moves, one of them drawn for each game, played, and
+the network's input, 32 times from the empty board.
+cpp              board.Games and torch
+pgx              the same by JAX, each step compiled for the batch; its input has 17 planes
 Below: 13 planes, with the legal moves they need, and the area with pass-alive regions, for games in their middle; and
 the tree search of many games from the empty board, its network a uniform prior and the value 0: what is left is ours.
 """
 
+import os
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterator
@@ -26,6 +31,7 @@ PLAYOUTS = {9: 64, 19: 8}  # in one call
 POSITIONS = 256
 SEARCHES = {9: 256, 19: 64}  # games at once
 READOUTS = 64  # of each game in one call
+MOVES = 32  # likewise
 
 
 def measure(chosen: Namespace) -> Iterator[Row]:
@@ -45,6 +51,14 @@ def measure(chosen: Namespace) -> Iterator[Row]:
             for name, eyes in (("cpp", False), ("cpp, any move", True))
         }
         yield row("random games", f"{count} of {size}x{size}", chosen, results, lengths)
+    for size in (9,) if chosen.quick else PLAYOUTS:
+        n = 4 if chosen.quick else POSITIONS
+        candidates = {
+            "cpp": Local(moves(new_games(n, size))),
+            "pgx": library("pgx", chosen.device, lambda s=size, n=n: pgx_moves(n, s, chosen.threads)),
+        }
+        results = compare(candidates, command.effort(chosen))
+        yield row("moves in batches", f"{MOVES} in each of {n} of {size}x{size}", chosen, results, {})
     for size in (9,) if chosen.quick else PLAYOUTS:
         games = midgame(4 if chosen.quick else POSITIONS, size)
         for name, call in (("planes", games.planes), ("area", lambda g=games: g.scores(7.5))):
@@ -88,6 +102,43 @@ def midgame(n: int, size: int) -> Games:
         stones = games.legal()[:, :-1].float() + 1e-9  # a draw that isn't legal is left out
         games.play(torch.multinomial(stones, 1, generator=draw)[:, 0])
     return games
+
+
+def moves(empty: Games) -> Callable[[int], object]:
+    draw = torch.Generator().manual_seed(0)
+
+    def call(number: int) -> object:
+        games = empty.copy()
+        for _ in range(MOVES):
+            legal = games.legal()
+            games.play((torch.rand(legal.shape, generator=draw) * legal).argmax(1))
+            games.planes()
+        return games
+
+    return call
+
+
+def pgx_moves(n: int, size: int, threads: int) -> Callable[[int], object]:
+    if threads == 1:  # JAX reads it when it is imported
+        os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1")
+    import jax
+    import pgx
+
+    env = pgx.make(f"go_{size}x{size}")
+    empty = jax.jit(jax.vmap(env.init))(jax.random.split(jax.random.PRNGKey(0), n))
+
+    @jax.jit
+    def move(state, key):  # type: ignore[no-untyped-def]
+        legal = jax.numpy.log(state.legal_action_mask.astype(jax.numpy.float32))
+        return jax.vmap(env.step)(state, jax.random.categorical(key, legal))
+
+    def call(number: int) -> object:
+        state = empty
+        for key in jax.random.split(jax.random.PRNGKey(number), MOVES):
+            state = move(state, key)
+        return state.observation.block_until_ready()
+
+    return call
 
 
 def open_spiel(size: int, count: int) -> Callable[[int], object]:

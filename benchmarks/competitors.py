@@ -23,6 +23,7 @@ from .measure import ABSENT, Candidate, Local, failure
 # Libraries with forms of MLPerf's ops, as system.PACKAGES knows them.
 LIBRARIES = (
     "apex", "fbgemm", "flash-attn", "torchvision", "torchaudio", "scikit-learn", "transformers", "open_spiel",
+    "pgx",
 )  # fmt: skip
 MOST_COMPILED = 500  # tensors: 200 of plain SGD took 42 s on two busy cores
 CUDA_ONLY = ("apex", "flash-attn")

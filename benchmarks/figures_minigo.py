@@ -14,6 +14,8 @@ def demands(row: Row) -> Iterator[Demand]:
     """What is demanded of a row, or reported from it."""
     if row.op == "random games":
         yield Demand(row, ("open_spiel",), 3)
+    elif row.op == "moves in batches":
+        yield Demand(row, ("pgx",), 10)
     elif row.op == "network":
         yield Demand(row, ("eager",), 1.5)
         yield Demand(row, ("torch compile",))

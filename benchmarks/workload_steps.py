@@ -34,6 +34,8 @@ def measure(chosen: Namespace) -> Iterator[Row]:
             continue
         w = find(name)
         cfg = w.presets[chosen.preset]()
+        if chosen.quick:
+            cfg = dataclasses.replace(cfg, batch_size=8)
         w.ensure_data(cfg, print)
         candidates: dict[str, Candidate | str] = {}
         for precision in PRECISIONS:

