@@ -7,7 +7,7 @@ Where the network runs on a GPU the games are two halves: while it judges the le
 the other. Source: mlcommons/training, minigo, cc/concurrent_selfplay.cc.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -158,8 +158,10 @@ class Half:
             return
         # Of all games: copying those rows' games would take longer than their planes.
         planes = np.packbits(self.games.planes()[rows].flatten(1).numpy(), axis=1)
-        for i, row in enumerate(rows.tolist()):
-            self.examples[row].append((planes[i], pi[row].numpy().copy(), float(q[row])))
+        for row, example in zip(
+            rows.tolist(), zip(planes, pi[rows].numpy(), q[rows].tolist(), strict=True), strict=True
+        ):
+            self.examples[row].append(example)
 
     def _ended(self, over: Tensor, resigned: Tensor, losers: Tensor, model: int) -> list[Record]:
         rows = over.nonzero()[:, 0]
@@ -172,8 +174,13 @@ class Half:
             records.append(
                 Record(
                     self.size, model, score, bool(resigned[row]), np.array(self.moves[row], np.int16),
-                    np.array(planes, np.uint8).reshape(-1, packed_bytes(self.size)),
-                    np.array(pi, np.float32).reshape(-1, self.size**2 + 1), np.array(q, np.float32),
+                    stacked(planes, packed_bytes(self.size), np.uint8), stacked(pi, self.size**2 + 1, np.float32),
+                    np.array(q, np.float32),
                 )
             )  # fmt: skip
         return records
+
+
+def stacked(rows: Sequence[np.ndarray], width: int, dtype: type) -> np.ndarray:
+    """[k, width], of which there may be none."""
+    return np.stack(rows) if rows else np.empty((0, width), dtype)
