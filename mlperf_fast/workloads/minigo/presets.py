@@ -125,22 +125,26 @@ def demo_checkpoint() -> MinigoConfig:
 
 
 def gnugo_9x9() -> MinigoConfig:
-    """9x9 from nothing against GNU Go at its first level: a night on two cores. Needs Debian's package gnugo."""
+    """9x9 from nothing against GNU Go at its first level: a night on two cores, half a minute an iteration.
+
+    Needs Debian's package gnugo. After 60 iterations of another budget, 40 minutes, it won 3 % of its games, or 6 %; no
+    run to the end was made.
+    """
     return MinigoConfig(
         is_demo=True,
         size=9,
         komi=6.5,
         batch_size=128,
         target=0.5,
-        max_epochs=120,
+        max_epochs=800,
         threads=1,
         model=Model(width=32, blocks=3),
         play=Play(workers=2, games=64, readouts=64, fast_readouts=16, resign=(), own_eyes=False, cache_mb=256),
         games=256,
         filter_amount=0.5,
-        optimizer=Optimizer(lr_rates=(0.02, 0.005), lr_boundaries=(6000,)),
+        optimizer=Optimizer(lr_rates=(0.02, 0.005), lr_boundaries=(60_000,)),
         match=Match(games=32, readouts=200, opponent="gtp", command=GNUGO),
-        eval_every=10,
+        eval_every=50,
     )
 
 
