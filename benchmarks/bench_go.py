@@ -119,25 +119,29 @@ def moves(empty: Games) -> Callable[[int], object]:
 
 
 def pgx_moves(n: int, size: int, threads: int) -> Callable[[int], object]:
-    if threads == 1:  # JAX reads it when it is imported
-        os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1")
-    import jax
-    import pgx
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, list(cores)[:threads])  # XLA starts a thread for each core that it sees; no option says so
+    try:
+        import jax
+        import pgx
 
-    env = pgx.make(f"go_{size}x{size}")
-    empty = jax.jit(jax.vmap(env.init))(jax.random.split(jax.random.PRNGKey(0), n))
+        env = pgx.make(f"go_{size}x{size}")
+        empty = jax.jit(jax.vmap(env.init))(jax.random.split(jax.random.PRNGKey(0), n))
 
-    @jax.jit
-    def move(state, key):  # type: ignore[no-untyped-def]
-        legal = jax.numpy.log(state.legal_action_mask.astype(jax.numpy.float32))
-        return jax.vmap(env.step)(state, jax.random.categorical(key, legal))
+        @jax.jit
+        def move(state, key):  # type: ignore[no-untyped-def]
+            legal = jax.numpy.log(state.legal_action_mask.astype(jax.numpy.float32))
+            return jax.vmap(env.step)(state, jax.random.categorical(key, legal))
 
-    def call(number: int) -> object:
-        state = empty
-        for key in jax.random.split(jax.random.PRNGKey(number), MOVES):
-            state = move(state, key)
-        return state.observation.block_until_ready()
+        def call(number: int) -> object:
+            state = empty
+            for key in jax.random.split(jax.random.PRNGKey(number), MOVES):
+                state = move(state, key)
+            return state.observation.block_until_ready()
 
+        call(0)
+    finally:
+        os.sched_setaffinity(0, cores)
     return call
 
 
