@@ -67,6 +67,11 @@ class Training(Run):
     run_start: int = 0  # when the clock started, ms since 1970
     exported: dict[int, int] = field(default_factory=dict)  # network -> when, ms since 1970
 
+    @property
+    def newest(self) -> int:
+        """The network that was made last."""
+        return max([self.start, *self.exported])
+
 
 def train(
     w: Workload, cfg: MinigoConfig, ranks: Ranks, log: Any, folder: Path, seed: int, preset: str, resume: bool,
@@ -127,8 +132,9 @@ def train(
 
 def only_play(cfg: MinigoConfig, ranks: Ranks, log: Any, folder: Path, seed: int, over: Announcement) -> Outcome:
     """The part of a rank that doesn't train: games until the last network is there, then its share of the matches."""
-    start = broadcast_object(ranks, None)
-    play_along(cfg, ranks, folder, seed, over)
+    start, newest = broadcast_object(ranks, None)
+    if newest < start + cfg.max_epochs:  # else it was resumed in its matches
+        play_along(cfg, ranks, folder, seed, over)
     judge(Run(cfg, ranks, folder, seed, log, Terminal(False, cfg.max_epochs), Clock(), start))
     return broadcast_object(ranks, None)
 
@@ -152,7 +158,7 @@ def begin(
         run.run_start = notes["run_start"]
     elif ranks.is_first:
         save_network(run, start)
-    broadcast_object(ranks, start)
+    broadcast_object(ranks, (start, run.newest))
     return run
 
 
@@ -163,7 +169,7 @@ def now() -> int:
 
 def learn(run: Training, last: int, watched: Watched | None = None) -> None:
     """Iterations up to the one that makes network `last`; those that a resumed run has are left out."""
-    cfg, done = run.cfg, max([run.start, *run.exported])
+    cfg, done = run.cfg, run.newest
     if done >= last:
         return
     fill_window(run, done)
