@@ -383,4 +383,4 @@ def test_real_photographs_are_prepared_and_learned_from(tmp_path, reader):
     sets += ["data.cache_mb=0"] if reader == "dali" else []
     arguments = [part for setting in sets for part in ("--set", setting)]
     assert cli.main(["run", "resnet", "--preset", "demo_cifar", "--out", str(out), *arguments]) == 1
-    assert summary_of(out)["curve"][-1][1] > 0.25
+    assert summary_of(out)["curve"][-1][1] > 0.28

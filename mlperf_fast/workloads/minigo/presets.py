@@ -127,8 +127,8 @@ def demo_checkpoint() -> MinigoConfig:
 def gnugo_9x9() -> MinigoConfig:
     """9x9 from nothing against GNU Go at its first level: a night on two cores, half a minute an iteration.
 
-    Needs Debian's package gnugo. After 60 iterations of another budget, 40 minutes, it won 3 % of its games, or 6 %; no
-    run to the end was made.
+    Needs Debian's package gnugo. No run to the end was made: after 60 iterations, 40 minutes, it won 3 to 6 % of its
+    games.
     """
     return MinigoConfig(
         is_demo=True,
